@@ -1,0 +1,15 @@
+//! Compiles our own .proto texts without a system protoc.
+use std::error::Error;
+
+const FILES: [&str; 5] = ["workload", "authorization", "ca", "zds", "discovery"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files: Vec<String> = FILES.iter().map(|f| format!("proto/{f}.proto")).collect();
+    println!("cargo::rerun-if-changed=proto");
+    let set = protox::compile(&files, ["proto"])?;
+    // `Any.value` and other bytes stay `Vec<u8>`: resources are decoded once and dropped.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .compile_fds(set)?;
+    Ok(())
+}
