@@ -1,1 +1,3 @@
-//! Placeholder: filled by the first change to this crate.
+//! ztunnel: carries every opted-in pod's TCP over HBONE. `main` starts `app`; the data path is `worker` and `route`.
+
+pub mod worker;
