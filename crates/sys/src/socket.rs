@@ -1,0 +1,246 @@
+//! TCP sockets for a transparent proxy: listeners that several processes share, dials that keep the
+//! original source address, the original destination of a redirected connection. Called by ztunnel
+//! (wrapped in `Netns::enter`), by the CNI agent's tests and by the demo.
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::Netns;
+
+/// TCP keepalive: first probe after `time` of silence, then every `interval`, dead after `retries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub time: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes until the connection is dead.
+    pub retries: u32,
+}
+
+impl Keepalive {
+    fn as_params(self) -> TcpKeepalive {
+        let params = TcpKeepalive::new()
+            .with_time(self.time)
+            .with_interval(self.interval);
+        params.with_retries(self.retries)
+    }
+}
+
+/// How to listen.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Pending connections that the kernel holds for us.
+    pub backlog: u32,
+    /// SO_REUSEPORT: several sockets, also of an older process, share the port.
+    pub reuse_port: bool,
+    /// IP_TRANSPARENT: accept connections to addresses that are not ours.
+    pub transparent: bool,
+    /// SO_MARK of the listener and of what it accepts.
+    pub mark: Option<u32>,
+    /// Keepalive of what it accepts (inherited).
+    pub keepalive: Option<Keepalive>,
+    /// TCP_NODELAY of what it accepts (inherited).
+    pub nodelay: bool,
+    /// With an IPv6 address: refuse IPv4 (mapped) peers.
+    pub only_v6: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 1024,
+            reuse_port: false,
+            transparent: false,
+            mark: None,
+            keepalive: None,
+            nodelay: true,
+            only_v6: false,
+        }
+    }
+}
+
+/// Opens a non-blocking listener (SO_REUSEADDR is always set).
+///
+/// # Errors
+/// What the kernel says: the address is taken or not ours, or an option needs CAP_NET_ADMIN.
+pub fn listen_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
+    let socket = new_tcp(address)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(options.only_v6)?;
+    }
+    socket.set_reuse_address(true)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if options.transparent {
+        set_transparent(&socket, address)?;
+    }
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    if let Some(keepalive) = options.keepalive {
+        socket.set_tcp_keepalive(&keepalive.as_params())?;
+    }
+    socket.set_tcp_nodelay(options.nodelay)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// How to dial.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// Speak from this address, which need not be ours (IP_TRANSPARENT and IP_FREEBIND; port 0 =
+    /// any). Needs CAP_NET_ADMIN and rules that bring the replies back.
+    pub source: Option<SocketAddr>,
+    /// SO_MARK.
+    pub mark: Option<u32>,
+    /// Keepalive.
+    pub keepalive: Option<Keepalive>,
+    /// TCP_USER_TIMEOUT: sent data unacknowledged for this long ends the connection.
+    pub user_timeout: Option<Duration>,
+    /// TCP_NODELAY.
+    pub nodelay: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            source: None,
+            mark: None,
+            keepalive: None,
+            user_timeout: None,
+            nodelay: true,
+        }
+    }
+}
+
+/// Starts a non-blocking dial. The connection is made, or has failed, when the stream becomes
+/// writable: ask [`take_error`] then. An IPv4 destination in mapped form (`::ffff:a.b.c.d`) is
+/// dialled as IPv4.
+///
+/// # Errors
+/// What the kernel says at once (no route, an option needs CAP_NET_ADMIN, `source` of the other
+/// family); a refused connection usually shows later.
+pub fn connect_tcp(destination: SocketAddr, options: &ConnectOptions) -> io::Result<TcpStream> {
+    let destination = unmapped(destination);
+    let socket = new_tcp(destination)?;
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    if let Some(source) = options.source.map(unmapped) {
+        set_transparent(&socket, destination)?;
+        socket.bind(&SockAddr::from(source))?;
+    }
+    if let Some(keepalive) = options.keepalive {
+        socket.set_tcp_keepalive(&keepalive.as_params())?;
+    }
+    if options.user_timeout.is_some() {
+        socket.set_tcp_user_timeout(options.user_timeout)?;
+    }
+    socket.set_tcp_nodelay(options.nodelay)?;
+    match socket.connect(&SockAddr::from(destination)) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// Where a redirected connection was going before the rules turned it to us, IPv4 first, then
+/// IPv6, never in mapped form.
+///
+/// # Errors
+/// When connection tracking knows no redirect of this connection (`NotFound` and its kin).
+pub fn original_dst(socket: impl AsFd) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(&socket);
+    let address = socket
+        .original_dst_v4()
+        .or_else(|_| socket.original_dst_v6())?;
+    let address = address.as_socket();
+    address
+        .map(unmapped)
+        .ok_or_else(|| io::Error::other("original destination is not IP"))
+}
+
+/// After this, closing the socket resets the connection (RST) instead of ending it (FIN).
+///
+/// # Errors
+/// When the descriptor is not a socket.
+pub fn set_linger_reset(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
+/// The pending error of a socket (SO_ERROR), which clears it. `None` after a successful dial.
+///
+/// # Errors
+/// When the descriptor is not a socket.
+pub fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
+    SockRef::from(&socket).take_error()
+}
+
+/// Sets SO_MARK on a socket that exists already.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN (or CAP_NET_RAW).
+pub fn set_mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
+    SockRef::from(&socket).set_mark(mark)
+}
+
+/// Sets keepalive on a socket that exists already.
+///
+/// # Errors
+/// When the descriptor is not a TCP socket.
+pub fn set_keepalive(socket: impl AsFd, keepalive: Keepalive) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive.as_params())
+}
+
+/// Lets connections that wait in the backlog of a closing SO_REUSEPORT listener move to another
+/// listener of the group (`net.ipv4.tcp_migrate_req`, per namespace), so that a hand-over between
+/// two processes resets nothing.
+///
+/// # Errors
+/// When the namespace cannot be entered or the kernel lacks the setting (before 5.14).
+pub fn set_tcp_migrate_req(netns: &Netns) -> io::Result<()> {
+    netns.enter(|| std::fs::write(Path::new("/proc/sys/net/ipv4/tcp_migrate_req"), "1"))?
+}
+
+/// `0.0.0.0` or `[::]` with the port.
+#[must_use]
+pub fn any_address(ipv6: bool, port: u16) -> SocketAddr {
+    let ip: IpAddr = if ipv6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// The address with an IPv4-mapped IPv6 address turned to plain IPv4.
+#[must_use]
+pub fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn new_tcp(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )
+}
+
+fn set_transparent(socket: &Socket, family_of: SocketAddr) -> io::Result<()> {
+    if family_of.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+        return socket.set_freebind_v4(true);
+    }
+    socket.set_ip_transparent_v6(true)?;
+    socket.set_freebind_v6(true)
+}
+
+#[cfg(test)]
+mod tests;
