@@ -1,1 +1,44 @@
-//! Placeholder: filled by the first change to this crate.
+//! The Kubernetes, Gateway API and Istio objects that we read, and the sources they come from.
+//!
+//! [`parse`] is pure: text in, objects and faults out. [`Directory`] is the source that reads manifests from
+//! files; a Kubernetes watch can stand behind the same [`Source`] trait. Used by the control plane and the CNI agent.
+
+mod core;
+mod directory;
+mod fault;
+mod gateway;
+mod meta;
+mod object;
+mod parse;
+mod policy;
+mod route;
+mod source;
+mod validate;
+
+pub use self::{
+    core::{
+        Address, Condition, Container, ContainerPort, Endpoint, EndpointConditions, EndpointPort,
+        EndpointSlice, IntOrString, Namespace, Node, ObjectReference, Pod, PodIp, PodSpec,
+        PodStatus, Service, ServiceAccount, ServicePort, ServiceSpec,
+    },
+    directory::Directory,
+    fault::{Fault, Severity},
+    gateway::{
+        AllowedRoutes, Gateway, GatewayClass, GatewaySpec, GatewayStatus, Listener, RouteNamespaces,
+    },
+    meta::{LabelSelector, Meta, OwnerReference, Requirement, Selector},
+    object::{Key, Kind, Object},
+    parse::{Parsed, parse, parse_value},
+    policy::{
+        AuthorizationPolicy, AuthorizationSpec, Mtls, MtlsMode, Operation, PeerAuthentication,
+        PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyFrom, PolicySource, PolicyTo,
+        Rule, TargetRef,
+    },
+    route::{
+        BackendRef, Fraction, HeaderMatch, HeaderModifier, HeaderValue, HttpRoute, HttpRouteSpec,
+        Mirror, ParentRef, PathMatch, PathModifier, QueryMatch, Redirect, Rewrite, RouteFilter,
+        RouteMatch, RouteRetry, RouteRule, RouteTimeouts,
+    },
+    source::{Change, Event, Source},
+    validate::duration,
+};

@@ -1,0 +1,243 @@
+//! Tables of texts: what is read, what is refused and in which words.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{PolicyAction, Severity};
+
+fn only(text: &str) -> Result<Object, Fault> {
+    let mut parsed = parse(text);
+    assert_eq!(parsed.results.len(), 1, "{parsed:?}");
+    parsed.results.remove(0)
+}
+
+fn refusal(text: &str) -> String {
+    only(text).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn several_documents_and_lists_are_taken_apart() {
+    let text = "\
+# comment
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: a, labels: {istio.io/dataplane-mode: ambient}}
+--- # second
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Pod, metadata: {name: p}, status: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}}
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}
+---
+";
+    let parsed = parse(text);
+    let keys: Vec<_> = parsed
+        .results
+        .iter()
+        .map(|r| r.as_ref().unwrap().key().to_string())
+        .collect();
+    assert_eq!(keys, ["Namespace a", "Pod default/p"]);
+    let Ok(Object::Pod(pod)) = &parsed.results[1] else {
+        panic!("a pod")
+    };
+    assert_eq!(pod.addresses().len(), 2);
+    assert_eq!(pod.service_account(), "default");
+    assert!(parsed.warnings.is_empty());
+}
+
+#[test]
+fn json_is_read_as_well() {
+    let text = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s","namespace":"n"},
+        "spec":{"clusterIP":"None","ports":[{"port":80,"targetPort":"web"},{"port":81,"targetPort":8081}]}}"#;
+    let Ok(Object::Service(service)) = only(text) else {
+        panic!("a service")
+    };
+    assert!(service.spec.addresses().is_empty());
+    assert_eq!(
+        service.spec.ports[0].target_port,
+        Some(crate::IntOrString::String("web".into()))
+    );
+    assert_eq!(
+        service.spec.ports[1].target_port,
+        Some(crate::IntOrString::Int(8081))
+    );
+}
+
+#[test]
+fn null_reads_as_absent() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: null, creationTimestamp: null}\nspec:\n";
+    assert!(only(text).is_ok());
+}
+
+#[test]
+fn a_bad_document_spoils_no_other() {
+    let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\nkind: [\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n}\n";
+    let parsed = parse(text);
+    assert!(parsed.results[0].is_ok() && parsed.results[2].is_ok());
+    let fault = parsed.results[1].as_ref().unwrap_err();
+    assert!(fault.key.is_none());
+    assert!(
+        fault.to_string().starts_with("not valid YAML near line "),
+        "{fault}"
+    );
+}
+
+#[test]
+fn refusals_name_object_field_and_reason() {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: x, namespace: app}}\nspec: {spec}\n"
+        )
+    };
+    let route = |spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: app}}\nspec: {spec}\n"
+        )
+    };
+    let table = [
+        ("kind: Pod\nmetadata: {name: p}".to_owned(), "a Pod without `apiVersion`"),
+        ("apiVersion: v1\nmetadata: {name: p}".to_owned(), "an object without `kind`"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {generateName: p-}".to_owned(), "metadata.name: a Pod: must be lower case letters, digits, `-` and `.`"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: a/b}".to_owned(), "metadata.namespace: Pod p: must be lower case letters, digits and `-`"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {hostNetwork: 5}".to_owned(), "Pod default/p: spec.hostNetwork: invalid type: integer `5`, expected a boolean"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {serviceAccountName: a/b}".to_owned(), "Pod default/p: spec.serviceAccountName: `a/b` must be lower case letters, digits, `-` and `.`"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nstatus: {podIP: 1.2.3}".to_owned(), "Pod default/p: status.podIP: `1.2.3` is no IP address"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}, {port: 70000}]}".to_owned(), "Service default/s: spec.ports[1].port: invalid value: integer `70000`, expected u16"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}, {port: 80}]}".to_owned(), "Service default/s: spec.ports[1].port: port 80 is there twice"),
+        (policy("{action: MAYBE}"), "AuthorizationPolicy app/x: spec.action: unknown variant `MAYBE`, expected one of `ALLOW`, `DENY`, `AUDIT`, `CUSTOM`"),
+        (policy("{rules: [{from: [{source: {}}]}]}"), "AuthorizationPolicy app/x: spec.rules[0].from[0].source: must set at least one field; left empty it would match nothing or everything"),
+        (policy("{rules: [{to: [{operation: {ports: ['http']}}]}]}"), "AuthorizationPolicy app/x: spec.rules[0].to[0].operation.ports[0]: `http` must be a port number, 1 to 65535"),
+        (policy("{rules: [{from: [{source: {ipBlocks: ['10.0.0.0/33']}}]}]}"), "AuthorizationPolicy app/x: spec.rules[0].from[0].source.ipBlocks[0]: `10.0.0.0/33`: the prefix length must be 0 to 32"),
+        (policy("{rules: [{from: [{source: {namespaces: [a], principlas: [b]}}]}]}"), "AuthorizationPolicy app/x: spec.rules[0].from[0].source.principlas: unknown field; a policy is taken whole or not at all"),
+        (policy("{rules: [{when: [{key: request.color, values: [red]}]}]}"), "AuthorizationPolicy app/x: spec.rules[0].when[0].key: `request.color` is no known attribute"),
+        (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "AuthorizationPolicy app/x: spec.selector: must not be set together with targetRefs"),
+        (policy("{targetRefs: [{kind: Pod, name: s}]}"), "AuthorizationPolicy app/x: spec.targetRefs[0].kind: `/Pod` must be Gateway, GatewayClass, Service or ServiceEntry"),
+        (route("{rules: [{matches: [{path: {type: RegularExpression, value: '('}}]}]}"), "HTTPRoute app/r: spec.rules[0].matches[0].path.value: `(` is no regular expression: error: unclosed group"),
+        (route("{rules: [{timeouts: {request: 5}}]}"), "HTTPRoute app/r: spec.rules[0].timeouts.request: invalid type: integer `5`, expected a string"),
+        (route("{rules: [{timeouts: {request: 5 s}}]}"), "HTTPRoute app/r: spec.rules[0].timeouts.request: `5 s` is no duration such as `5s` or `1m30s`"),
+        (route("{rules: [{backendRefs: [{name: a}]}]}"), "HTTPRoute app/r: spec.rules[0].backendRefs[0].port: is required for a Service"),
+        (route("{rules: [{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]}]}"), "HTTPRoute app/r: spec.rules[0].filters[0].requestRedirect.statusCode: 200 must be 301, 302, 303, 307 or 308"),
+    ];
+    for (text, message) in table {
+        assert_eq!(refusal(&text), message, "{text}");
+    }
+}
+
+#[test]
+fn a_refused_policy_brings_a_stand_in_with_the_scope_that_could_be_read() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: app}\nspec: {selector: {matchLabels: {app: a}}, action: MAYBE}\n";
+    let fault = only(text).unwrap_err();
+    let Some(Object::AuthorizationPolicy(policy)) = fault.stand_in else {
+        panic!("a stand-in")
+    };
+    assert!(policy.invalid.is_some());
+    assert_eq!(
+        policy.spec.selector.as_ref().unwrap().match_labels["app"],
+        "a"
+    );
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x, namespace: app}\nspec: {mtls: {mode: OFTEN}}\n";
+    let Some(Object::PeerAuthentication(policy)) = only(text).unwrap_err().stand_in else {
+        panic!("a stand-in")
+    };
+    assert_eq!(policy.spec.mode(), MtlsMode::Strict);
+}
+
+#[test]
+fn unknown_fields_of_routes_and_unknown_mesh_kinds_are_warned_of() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {rules: [{sessionPersistence: {type: Cookie}}]}\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\n";
+    let parsed = parse(text);
+    assert!(parsed.results[0].is_ok());
+    let texts: Vec<_> = parsed.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "HTTPRoute default/r: spec.rules[0].sessionPersistence: this field is not supported and has no effect",
+            "DestinationRule d: this kind is not supported and has no effect",
+        ]
+    );
+    assert!(
+        parsed
+            .warnings
+            .iter()
+            .all(|fault| fault.severity == Severity::Warning)
+    );
+}
+
+#[test]
+fn deep_nesting_and_anchor_bombs_are_refused() {
+    for (open, close) in [("[", "]"), ("{a: ", "}")] {
+        let text = format!("a: {}1{}", open.repeat(100_000), close.repeat(100_000));
+        assert!(refusal(&text).starts_with("not valid YAML"));
+    }
+    assert!(refusal(&"[".repeat(100_000)).starts_with("not valid JSON"));
+    let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..12 {
+        let refs = vec![format!("*a{}", i - 1); 10].join(",");
+        bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+    }
+    assert!(refusal(&bomb).starts_with("not valid YAML"));
+}
+
+#[test]
+fn actions_default_to_allow() {
+    let text = "apiVersion: security.istio.io/v1beta1\nkind: AuthorizationPolicy\nmetadata: {name: x}\nspec: {}\n";
+    let Ok(Object::AuthorizationPolicy(policy)) = only(text) else {
+        panic!("a policy")
+    };
+    assert_eq!(policy.spec.action, PolicyAction::Allow);
+}
+
+/// Manifests out of shuffled building blocks: close enough to real ones to get past the envelope.
+fn manifest_text() -> impl Strategy<Value = String> {
+    let token = prop_oneof![
+        Just("apiVersion: v1\n"),
+        Just("apiVersion: security.istio.io/v1\n"),
+        Just("kind: Pod\n"),
+        Just("kind: AuthorizationPolicy\n"),
+        Just("metadata: {name: a}\n"),
+        Just("metadata:\n"),
+        Just("spec:\n"),
+        Just("  rules:\n"),
+        Just("  - from: [{source: {principals: [x]}}]\n"),
+        Just("---\n"),
+        Just("- "),
+        Just("  "),
+        Just("{"),
+        Just("}"),
+        Just("["),
+        Just("]"),
+        Just(": "),
+        Just("&a "),
+        Just("*a "),
+        Just("!!int "),
+        Just("\""),
+        Just("|\n"),
+        Just("\n"),
+        Just("é"),
+        Just("\t"),
+        Just("%YAML 1.1\n"),
+        Just("<<: "),
+        Just("null"),
+        Just("0x"),
+    ];
+    proptest::collection::vec(token, 0..60).prop_map(|tokens| tokens.concat())
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,400}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn almost_manifests_never_panic(text in manifest_text()) {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn cut_manifests_never_panic(cut in 0usize..600) {
+        let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: app}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: echo, port: 80}]\n  rules:\n  - matches: [{path: {type: PathPrefix, value: /v1}, headers: [{name: x-user, value: alice}]}]\n    timeouts: {request: 5s}\n    backendRefs: [{name: echo, port: 80, weight: 90}]\n";
+        let _ = parse(&text[..cut.min(text.len())]);
+    }
+}

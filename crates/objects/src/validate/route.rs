@@ -1,0 +1,273 @@
+//! Checks of `HTTPRoute`, in line with the Gateway API's own validation.
+
+use super::{Check, Checked, duration, ensure, invalid};
+use crate::route::{
+    BackendRef, HttpRoute, Mirror, ParentRef, PathModifier, Redirect, RouteFilter, RouteMatch,
+    RouteRule,
+};
+
+/// The Gateway API's limit for regular expressions and values.
+const MAX_VALUE: usize = 4096;
+
+impl Check for HttpRoute {
+    fn check(&self) -> Checked {
+        for (i, parent) in self.spec.parent_refs.iter().enumerate() {
+            let ParentRef { name, .. } = parent;
+            ensure(
+                !name.is_empty(),
+                format!("spec.parentRefs[{i}].name"),
+                "is missing",
+            )?;
+        }
+        self.spec
+            .rules
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, rule)| check_rule(&format!("spec.rules[{i}]"), rule))
+    }
+}
+
+fn check_rule(at: &str, rule: &RouteRule) -> Checked {
+    for (i, wanted) in rule.matches.iter().enumerate() {
+        check_match(&format!("{at}.matches[{i}]"), wanted)?;
+    }
+    for (i, filter) in rule.filters.iter().enumerate() {
+        check_filter(&format!("{at}.filters[{i}]"), filter)?;
+    }
+    for (i, backend) in rule.backend_refs.iter().enumerate() {
+        let at = format!("{at}.backendRefs[{i}]");
+        check_backend(&at, backend)?;
+        for (j, filter) in backend.filters.iter().enumerate() {
+            check_filter(&format!("{at}.filters[{j}]"), filter)?;
+        }
+    }
+    if let Some(timeouts) = &rule.timeouts {
+        check_duration(format!("{at}.timeouts.request"), timeouts.request.as_ref())?;
+        check_duration(
+            format!("{at}.timeouts.backendRequest"),
+            timeouts.backend_request.as_ref(),
+        )?;
+    }
+    if let Some(retry) = &rule.retry {
+        check_duration(format!("{at}.retry.backoff"), retry.backoff.as_ref())?;
+        for (i, code) in retry.codes.iter().enumerate() {
+            let good = (400..600).contains(code);
+            ensure(
+                good,
+                format!("{at}.retry.codes[{i}]"),
+                format!("{code} must be 400 to 599"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn check_match(at: &str, wanted: &RouteMatch) -> Checked {
+    if let Some(path) = &wanted.path {
+        let value = path.value.as_deref().unwrap_or("/");
+        match path.r#type.as_deref().unwrap_or("PathPrefix") {
+            "RegularExpression" => regular(format!("{at}.path.value"), value)?,
+            "PathPrefix" | "Exact" => {
+                ensure(
+                    value.starts_with('/'),
+                    format!("{at}.path.value"),
+                    format!("`{value}` must begin with `/`"),
+                )?;
+            }
+            other => {
+                return invalid(
+                    format!("{at}.path.type"),
+                    unknown_type(other, "PathPrefix, Exact"),
+                );
+            }
+        }
+    }
+    let headers = wanted
+        .headers
+        .iter()
+        .map(|h| ("headers", &h.r#type, &h.name, &h.value));
+    let queries = wanted
+        .query_params
+        .iter()
+        .map(|q| ("queryParams", &q.r#type, &q.name, &q.value));
+    for (list, kind, name, value) in headers.chain(queries) {
+        let at = format!("{at}.{list}");
+        ensure(
+            is_token(name),
+            format!("{at}.name"),
+            format!("`{name}` is no valid name"),
+        )?;
+        match kind.as_deref().unwrap_or("Exact") {
+            "Exact" => ensure(
+                value.len() <= MAX_VALUE,
+                format!("{at}.value"),
+                "is too long",
+            )?,
+            "RegularExpression" => regular(format!("{at}.value"), value)?,
+            other => return invalid(format!("{at}.type"), unknown_type(other, "Exact")),
+        }
+    }
+    match &wanted.method {
+        Some(method) => ensure(
+            is_token(method),
+            format!("{at}.method"),
+            format!("`{method}` is no method"),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn unknown_type(kind: &str, others: &str) -> String {
+    format!("`{kind}` must be {others} or RegularExpression")
+}
+
+fn regular(at: String, pattern: &str) -> Checked {
+    ensure(pattern.len() <= MAX_VALUE, at.clone(), "is too long")?;
+    match regex::Regex::new(pattern) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = error.to_string();
+            let last = text
+                .lines()
+                .last()
+                .unwrap_or("bad pattern")
+                .trim()
+                .to_owned();
+            invalid(at, format!("`{pattern}` is no regular expression: {last}"))
+        }
+    }
+}
+
+/// A token of RFC 9110 §5.6.2, as header names and methods are.
+fn is_token(text: &str) -> bool {
+    let mark = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty()
+        && text.len() <= 256
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || mark(b))
+}
+
+fn check_filter(at: &str, filter: &RouteFilter) -> Checked {
+    for (name, modifier) in [
+        ("requestHeaderModifier", &filter.request_header_modifier),
+        ("responseHeaderModifier", &filter.response_header_modifier),
+    ] {
+        let Some(modifier) = modifier else { continue };
+        let names = modifier
+            .set
+            .iter()
+            .chain(&modifier.add)
+            .map(|h| &h.name)
+            .chain(&modifier.remove);
+        for header in names {
+            ensure(
+                is_token(header),
+                format!("{at}.{name}"),
+                format!("`{header}` is no header name"),
+            )?;
+        }
+        let values = modifier.set.iter().chain(&modifier.add).map(|h| &h.value);
+        for value in values {
+            let clean = value.bytes().all(|b| b == b'\t' || b >= 0x20 && b != 0x7f);
+            ensure(
+                clean,
+                format!("{at}.{name}"),
+                "a header value holds control characters",
+            )?;
+        }
+    }
+    if let Some(redirect) = &filter.request_redirect {
+        check_redirect(&format!("{at}.requestRedirect"), redirect)?;
+    }
+    if let Some(path) = filter
+        .url_rewrite
+        .as_ref()
+        .and_then(|rewrite| rewrite.path.as_ref())
+    {
+        check_modifier(&format!("{at}.urlRewrite.path"), path)?;
+    }
+    match &filter.request_mirror {
+        Some(mirror) => check_mirror(&format!("{at}.requestMirror"), mirror),
+        None => Ok(()),
+    }
+}
+
+fn check_redirect(at: &str, redirect: &Redirect) -> Checked {
+    let code = redirect.status_code.unwrap_or(302);
+    let good = matches!(code, 301 | 302 | 303 | 307 | 308);
+    ensure(
+        good,
+        format!("{at}.statusCode"),
+        format!("{code} must be 301, 302, 303, 307 or 308"),
+    )?;
+    if let Some(scheme) = &redirect.scheme {
+        let good = matches!(scheme.as_str(), "http" | "https");
+        ensure(
+            good,
+            format!("{at}.scheme"),
+            format!("`{scheme}` must be http or https"),
+        )?;
+    }
+    redirect
+        .path
+        .as_ref()
+        .map_or(Ok(()), |path| check_modifier(&format!("{at}.path"), path))
+}
+
+fn check_modifier(at: &str, path: &PathModifier) -> Checked {
+    let (field, value) = match path.r#type.as_str() {
+        "ReplaceFullPath" => ("replaceFullPath", &path.replace_full_path),
+        "ReplacePrefixMatch" => ("replacePrefixMatch", &path.replace_prefix_match),
+        other => {
+            return invalid(
+                format!("{at}.type"),
+                format!("`{other}` must be ReplaceFullPath or ReplacePrefixMatch"),
+            );
+        }
+    };
+    ensure(value.is_some(), format!("{at}.{field}"), "is missing")
+}
+
+fn check_mirror(at: &str, mirror: &Mirror) -> Checked {
+    check_backend(&format!("{at}.backendRef"), &mirror.backend_ref)?;
+    ensure(
+        mirror.percent.is_none_or(|p| p <= 100),
+        format!("{at}.percent"),
+        "must be 0 to 100",
+    )?;
+    let Some(fraction) = &mirror.fraction else {
+        return Ok(());
+    };
+    ensure(
+        mirror.percent.is_none(),
+        format!("{at}.fraction"),
+        "must not be set together with percent",
+    )?;
+    let denominator = fraction.denominator.unwrap_or(100);
+    let good = denominator > 0 && fraction.numerator <= denominator;
+    ensure(good, format!("{at}.fraction"), "must be between 0 and 1")
+}
+
+fn check_backend(at: &str, backend: &BackendRef) -> Checked {
+    ensure(!backend.name.is_empty(), format!("{at}.name"), "is missing")?;
+    let service = backend.kind.as_deref().unwrap_or("Service") == "Service";
+    ensure(
+        !service || backend.port.is_some(),
+        format!("{at}.port"),
+        "is required for a Service",
+    )?;
+    let weight = backend.weight.unwrap_or(1);
+    ensure(
+        weight <= 1_000_000,
+        format!("{at}.weight"),
+        format!("{weight} must be 0 to 1000000"),
+    )
+}
+
+fn check_duration(at: String, text: Option<&String>) -> Checked {
+    let Some(text) = text else { return Ok(()) };
+    ensure(
+        duration(text).is_some(),
+        at,
+        format!("`{text}` is no duration such as `5s` or `1m30s`"),
+    )
+}
