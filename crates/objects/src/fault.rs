@@ -19,13 +19,13 @@ pub struct Fault {
     /// How bad it is.
     pub severity: Severity,
     /// The file it was read from, relative to the directory; `None` for other sources.
-    pub file: Option<String>,
+    pub file: Option<Box<str>>,
     /// The object, when its kind and name could be read.
     pub key: Option<Key>,
     /// Path of the field, for example `spec.rules[0].to[0].operation.ports[1]`.
-    pub field: Option<String>,
+    pub field: Option<Box<str>>,
     /// What is wrong and what is allowed.
-    pub why: String,
+    pub why: Box<str>,
     /// For objects that guard access: what to use while there is no last good version (it denies).
     pub stand_in: Option<Object>,
 }
@@ -33,7 +33,7 @@ pub struct Fault {
 impl Fault {
     /// A refusal that knows no object.
     #[must_use]
-    pub fn error(why: impl Into<String>) -> Fault {
+    pub fn error(why: impl Into<Box<str>>) -> Fault {
         Fault {
             severity: Severity::Error,
             file: None,
@@ -46,24 +46,32 @@ impl Fault {
 
     /// A refusal of one object.
     #[must_use]
-    pub fn refused(key: Key, field: impl Into<String>, why: impl Into<String>) -> Fault {
+    pub fn refused(key: Key, field: impl Into<Box<str>>, why: impl Into<Box<str>>) -> Fault {
         Fault {
             key: Some(key),
-            field: Some(field.into()).filter(|f| !f.is_empty()),
+            field: named(field),
             ..Fault::error(why)
         }
     }
 
     /// A remark on an object that is used nevertheless.
     #[must_use]
-    pub fn warning(key: Option<Key>, field: impl Into<String>, why: impl Into<String>) -> Fault {
+    pub fn warning(
+        key: Option<Key>,
+        field: impl Into<Box<str>>,
+        why: impl Into<Box<str>>,
+    ) -> Fault {
         Fault {
             severity: Severity::Warning,
             key,
-            field: Some(field.into()).filter(|f| !f.is_empty()),
+            field: named(field),
             ..Fault::error(why)
         }
     }
+}
+
+fn named(field: impl Into<Box<str>>) -> Option<Box<str>> {
+    Some(field.into()).filter(|field| !field.is_empty())
 }
 
 impl fmt::Display for Fault {

@@ -90,6 +90,7 @@ fn yaml(document: &str, lines_before: usize) -> Result<Option<Value>, Fault> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_nodes: MAX_NODES, max_documents: 2, },
         with_snippet: false,
+        strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
     };

@@ -93,7 +93,7 @@ impl FileState {
             state.before = last.map(FileState::keys).unwrap_or_default();
         }
         for fault in &mut state.faults {
-            fault.file = Some(name.to_owned());
+            fault.file = Some(name.into());
         }
         state
     }

@@ -43,7 +43,7 @@ impl Held {
                     Entry::Occupied(_) => {
                         let why = format!("is there twice; the one in {} counts", origin[&key]);
                         faults.push(Fault {
-                            file: Some(name.clone()),
+                            file: Some(name.as_str().into()),
                             ..Fault::refused(key, "", why)
                         });
                     }

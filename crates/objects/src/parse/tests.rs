@@ -74,7 +74,10 @@ fn null_reads_as_absent() {
 fn a_bad_document_spoils_no_other() {
     let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\nkind: [\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n}\n";
     let parsed = parse(text);
-    assert!(parsed.results[0].is_ok() && parsed.results[2].is_ok());
+    assert!(
+        parsed.results[0].is_ok() && parsed.results[2].is_ok(),
+        "{parsed:?}"
+    );
     let fault = parsed.results[1].as_ref().unwrap_err();
     assert!(fault.key.is_none());
     assert!(
