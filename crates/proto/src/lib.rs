@@ -48,3 +48,19 @@ pub mod type_url {
     /// Envoy routes (RDS).
     pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 }
+
+/// A gRPC status as one line for logs and users: code, message, and the chain of causes below it (a
+/// failed connection hides its reason there).
+pub fn explain(status: &tonic::Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let line = error.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = error.source();
+    }
+    text
+}

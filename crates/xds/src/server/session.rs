@@ -1,0 +1,313 @@
+//! The server's side of delta ADS for one subscriber: what it asked for, what it was sent, what it is
+//! owed. Pure; driven by `stream`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use proto::type_url;
+
+use super::{Nack, Resources, View};
+use crate::machine::WILDCARD;
+
+/// The order of types within one change, so that what is named arrives before what names it.
+const ORDER: [&str; 9] = [
+    type_url::CLUSTER,
+    type_url::ENDPOINT,
+    type_url::LISTENER,
+    type_url::ROUTE,
+    SECRET,
+    type_url::ADDRESS,
+    type_url::WORKLOAD,
+    type_url::AUTHORIZATION,
+    "",
+];
+const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+/// These are named by listeners and routes: they are removed only when no push of those is outstanding.
+const NAMED_BY_OTHERS: [&str; 2] = [type_url::CLUSTER, type_url::ENDPOINT];
+const NAMING: [&str; 2] = [type_url::LISTENER, type_url::ROUTE];
+
+/// What a request meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It changed or began a subscription.
+    Subscribed,
+    /// It acknowledged the last push of its type.
+    Accepted,
+    /// It refused resources of the last push of its type.
+    Refused(Nack),
+    /// It answers a push that is not the last one of its type.
+    Stale,
+}
+
+/// The protocol state of one subscriber's stream.
+#[derive(Debug, Default)]
+pub struct Session {
+    types: BTreeMap<String, Subscribed>,
+    nonces: u64,
+}
+
+/// One type that the subscriber asked for.
+#[derive(Debug, Default)]
+struct Subscribed {
+    wildcard: bool,
+    names: BTreeSet<String>,
+    /// What the subscriber has: name and version; `None`: it knows that there is no such resource.
+    sent: BTreeMap<Arc<str>, Option<Arc<str>>>,
+    /// The nonce of the push that it has not answered.
+    outstanding: Option<String>,
+    /// Push even if there is nothing to say: the answer to a first request.
+    owed: bool,
+    /// The resources up to which `sent` has been brought. Unset after a change of names.
+    seen: Option<Arc<Resources>>,
+}
+
+impl Session {
+    /// A new stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a request of the subscriber.
+    pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Event {
+        if !self.types.contains_key(&request.type_url) {
+            let subscribed = Subscribed::first(&request);
+            self.types.insert(request.type_url, subscribed);
+            return Event::Subscribed;
+        }
+        let state = self.types.entry(request.type_url.clone()).or_default();
+        let changed = state.change_names(&request);
+        if request.response_nonce.is_empty() {
+            return Event::Subscribed;
+        }
+        if state.outstanding.as_ref() != Some(&request.response_nonce) {
+            return if changed {
+                Event::Subscribed
+            } else {
+                Event::Stale
+            };
+        }
+        state.outstanding = None;
+        match request.error_detail {
+            // What was refused counts as sent: it is not sent again until it changes.
+            Some(status) => Event::Refused(Nack {
+                type_url: request.type_url,
+                message: status.message,
+            }),
+            None => Event::Accepted,
+        }
+    }
+
+    /// The next push that brings the subscriber towards `view`, or `None` when there is nothing to send
+    /// before another request or another view comes. At most one push per type is unanswered.
+    pub fn push(&mut self, view: &View) -> Option<DeltaDiscoveryResponse> {
+        let mut order: Vec<String> = self.types.keys().cloned().collect();
+        order.sort_by_key(|t| {
+            ORDER
+                .iter()
+                .position(|known| known == t)
+                .unwrap_or(ORDER.len())
+        });
+        for type_url in order {
+            // First a look at whether removals must wait, because it reads the other types.
+            let hold = NAMED_BY_OTHERS.contains(&type_url.as_str()) && !self.settled(view);
+            let Some(state) = self.types.get_mut(&type_url) else {
+                continue;
+            };
+            if state.outstanding.is_some() {
+                continue;
+            }
+            let empty = Arc::default();
+            let resources = view.of(&type_url).unwrap_or(&empty);
+            let Some(mut push) = state.difference(resources, hold) else {
+                continue;
+            };
+            self.nonces += 1;
+            push.nonce = self.nonces.to_string();
+            for resource in push.resources.iter_mut().flat_map(|r| &mut r.resource) {
+                resource.type_url.clone_from(&type_url);
+            }
+            state.outstanding = Some(push.nonce.clone());
+            push.type_url = type_url;
+            return Some(push);
+        }
+        None
+    }
+
+    /// True when listeners and routes are as `view` has them, and answered.
+    fn settled(&self, view: &View) -> bool {
+        let subscribed = NAMING.iter().filter_map(|t| Some((t, self.types.get(*t)?)));
+        let empty = Arc::default();
+        subscribed.into_iter().all(|(type_url, state)| {
+            let resources = view.of(type_url).unwrap_or(&empty);
+            state.outstanding.is_none() && state.is_at(resources)
+        })
+    }
+}
+
+impl Subscribed {
+    /// The first request of a type on this stream. Without names it asks for everything.
+    fn first(request: &DeltaDiscoveryRequest) -> Self {
+        let held = request.initial_resource_versions.iter();
+        let held = held
+            .map(|(name, version)| (Arc::from(name.as_str()), Some(Arc::from(version.as_str()))));
+        let mut state = Self {
+            wildcard: request.resource_names_subscribe.is_empty(),
+            sent: held.collect(),
+            owed: true,
+            ..Self::default()
+        };
+        for name in &request.resource_names_subscribe {
+            state.add(name);
+        }
+        for name in &request.resource_names_unsubscribe {
+            state.remove(name);
+        }
+        state
+    }
+
+    /// Follows a later request. True if it named anything.
+    fn change_names(&mut self, request: &DeltaDiscoveryRequest) -> bool {
+        for name in &request.resource_names_subscribe {
+            self.add(name);
+            // Asking again is asking to be sent again.
+            self.sent.remove(name.as_str());
+        }
+        for name in &request.resource_names_unsubscribe {
+            self.remove(name);
+        }
+        let changed = !request.resource_names_subscribe.is_empty()
+            || !request.resource_names_unsubscribe.is_empty();
+        if changed {
+            self.seen = None;
+        }
+        changed
+    }
+
+    fn add(&mut self, name: &str) {
+        if name == WILDCARD {
+            self.wildcard = true;
+        } else {
+            self.names.insert(name.to_owned());
+        }
+    }
+
+    /// The subscriber drops what it no longer asks for by itself.
+    fn remove(&mut self, name: &str) {
+        if name == WILDCARD {
+            self.wildcard = false;
+            self.sent.retain(|name, _| self.names.contains(&**name));
+        } else {
+            self.names.remove(name);
+            if !self.wildcard {
+                self.sent.remove(name);
+            }
+        }
+    }
+
+    /// True when `resources` were compared already and nothing was asked since.
+    fn is_at(&self, resources: &Arc<Resources>) -> bool {
+        self.seen
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, resources))
+    }
+
+    /// What the subscriber lacks of `resources`, recorded as sent. With `hold`, removals wait.
+    fn difference(
+        &mut self,
+        resources: &Arc<Resources>,
+        hold: bool,
+    ) -> Option<DeltaDiscoveryResponse> {
+        if !self.owed && self.is_at(resources) {
+            return None;
+        }
+        let mut push = DeltaDiscoveryResponse::default();
+        for (name, resource) in self.wanted(resources) {
+            let sent = self.sent.get(name).and_then(Option::as_ref);
+            if sent != Some(&resource.version) {
+                push.resources.push(encode(name, resource));
+            }
+        }
+        let removed = if hold {
+            Vec::new()
+        } else {
+            self.gone(resources)
+        };
+        let absent = self.absent(resources);
+        for name in &removed {
+            // Who asked for it by name knows now that it is no more.
+            if self.names.contains(&**name) {
+                self.sent.insert(name.clone(), None);
+            } else {
+                self.sent.remove(name);
+            }
+        }
+        for resource in &push.resources {
+            let version = Some(Arc::from(resource.version.as_str()));
+            self.sent.insert(Arc::from(resource.name.as_str()), version);
+        }
+        for name in &absent {
+            self.sent.insert(name.clone(), None);
+        }
+        push.removed_resources = removed
+            .iter()
+            .chain(&absent)
+            .map(|n| n.to_string())
+            .collect();
+        // With removals held back the difference is not exhausted.
+        self.seen = (!hold || self.gone(resources).is_empty()).then(|| resources.clone());
+        let owed = std::mem::take(&mut self.owed);
+        let empty = push.resources.is_empty() && push.removed_resources.is_empty();
+        (owed || !empty).then_some(push)
+    }
+
+    /// The resources that the subscriber asked for.
+    fn wanted<'a>(
+        &'a self,
+        resources: &'a Resources,
+    ) -> Box<dyn Iterator<Item = (&'a Arc<str>, &'a super::Resource)> + 'a> {
+        if self.wildcard {
+            return Box::new(resources.iter());
+        }
+        Box::new(
+            self.names
+                .iter()
+                .filter_map(|name| resources.get_key_value(name.as_str())),
+        )
+    }
+
+    /// Names that the subscriber has, and that are no more.
+    fn gone(&self, resources: &Resources) -> Vec<Arc<str>> {
+        let had = self.sent.iter().filter(|(_, version)| version.is_some());
+        had.filter(|(name, _)| !resources.contains_key(&**name))
+            .map(|(n, _)| n.clone())
+            .collect()
+    }
+
+    /// Names that the subscriber asked for, never had, and is to be told that they do not exist.
+    fn absent(&self, resources: &Resources) -> Vec<Arc<str>> {
+        let unknown = |name: &&String| {
+            !resources.contains_key(name.as_str()) && !self.sent.contains_key(name.as_str())
+        };
+        self.names
+            .iter()
+            .filter(unknown)
+            .map(|name| Arc::from(name.as_str()))
+            .collect()
+    }
+}
+
+/// The resource on the wire; the type of its body is filled in by [`Session::push`].
+fn encode(name: &Arc<str>, resource: &super::Resource) -> proto::discovery::Resource {
+    let body = prost_types::Any {
+        type_url: String::new(),
+        value: resource.body.to_vec(),
+    };
+    proto::discovery::Resource {
+        name: name.to_string(),
+        version: resource.version.to_string(),
+        resource: Some(body),
+        ..Default::default()
+    }
+}

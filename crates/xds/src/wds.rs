@@ -1,0 +1,159 @@
+//! WDS resources to and from the mesh model. ztunnel (and the file source) decode, the control plane encodes.
+//!
+//! Decoding is strict: a resource that says something that we do not understand is refused as a whole, with
+//! the path of the field and the bad value; the last good one stays. A refused policy that has no last good
+//! one is replaced by one that denies. Extensions on workloads and services are ignored (they are hints of
+//! other data planes); on policies they are conditions that we cannot check, so the policy is refused.
+
+mod address;
+mod encode;
+mod field;
+mod intern;
+mod policy;
+
+use std::sync::Arc;
+
+use mesh::{
+    policy::{Policy, PolicyName, Scope},
+    service::Service,
+    state::Update,
+    workload::Workload,
+};
+use prost::Message as _;
+use proto::{security, type_url, workload as pb};
+
+pub use self::{
+    encode::{encode_policy, encode_service, encode_workload, policy_message, service_message, workload_message},
+    field::FieldError,
+};
+use self::intern::Interner;
+
+/// Turns resources into updates of the mesh. Keeps one instance of each string that workloads share, so
+/// one decoder should serve all resources of one state.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    interner: Interner,
+}
+
+/// A resource that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {reason}")]
+pub struct Refused {
+    /// Name of the resource.
+    pub name: String,
+    /// Which field, and what is wrong with it. Goes into the NACK.
+    pub reason: FieldError,
+    /// To be applied all the same: keeps a refused policy from leaving a gap.
+    pub instead: Option<Update>,
+}
+
+impl Decoder {
+    /// A decoder that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Decodes the resource `name` of type `type_url` ([`type_url::ADDRESS`], `WORKLOAD`, `AUTHORIZATION`).
+    ///
+    /// # Errors
+    /// The resource is refused; see [`Refused::instead`].
+    pub fn decode(&mut self, type_url: &str, name: &str, body: &[u8]) -> Result<Update, Box<Refused>> {
+        let refuse = |reason| Box::new(Refused { name: name.to_owned(), reason, instead: None });
+        match type_url {
+            type_url::ADDRESS => self.address(name, body).map_err(refuse),
+            type_url::WORKLOAD => self.bare_workload(name, body).map_err(refuse),
+            type_url::AUTHORIZATION => self.authorization(name, body),
+            other => Err(refuse(FieldError::new(format!("type URL {other} is not one of WDS")))),
+        }
+    }
+
+    /// The update for a resource of type `type_url` that the control plane removed; `None` for a foreign type.
+    #[must_use]
+    pub fn remove(&mut self, type_url: &str, name: &str) -> Option<Update> {
+        match type_url {
+            type_url::ADDRESS | type_url::WORKLOAD => Some(Update::RemoveAddress(name.into())),
+            type_url::AUTHORIZATION => Some(Update::RemovePolicy(policy::name(name))),
+            _ => None,
+        }
+    }
+
+    /// Converts one workload message.
+    ///
+    /// # Errors
+    /// Names the field and the bad value.
+    pub fn workload(&mut self, message: &pb::Workload) -> Result<Workload, FieldError> {
+        address::workload(&mut self.interner, message)
+    }
+
+    /// Converts one service message.
+    ///
+    /// # Errors
+    /// Names the field and the bad value.
+    pub fn service(&mut self, message: &pb::Service) -> Result<Service, FieldError> {
+        address::service(&mut self.interner, message)
+    }
+
+    /// Converts one policy message.
+    ///
+    /// # Errors
+    /// Names the field and the bad value.
+    pub fn policy(&mut self, message: &security::Authorization) -> Result<Policy, FieldError> {
+        policy::policy(&mut self.interner, message)
+    }
+
+    fn address(&mut self, name: &str, body: &[u8]) -> Result<Update, FieldError> {
+        let message = pb::Address::decode(body).map_err(field::undecodable)?;
+        match message.r#type {
+            Some(pb::address::Type::Workload(message)) => self.named_workload(name, &message),
+            Some(pb::address::Type::Service(message)) => {
+                let service = self.service(&message).map_err(|e| e.at("service"))?;
+                field::same_name(name, &service.key.to_string()).map_err(|e| e.at("service.hostname"))?;
+                Ok(Update::Service(Arc::new(service)))
+            }
+            None => Err(FieldError::new("neither workload nor service").at("address")),
+        }
+    }
+
+    fn bare_workload(&mut self, name: &str, body: &[u8]) -> Result<Update, FieldError> {
+        let message = pb::Workload::decode(body).map_err(field::undecodable)?;
+        self.named_workload(name, &message)
+    }
+
+    fn named_workload(&mut self, name: &str, message: &pb::Workload) -> Result<Update, FieldError> {
+        let workload = self.workload(message).map_err(|e| e.at("workload"))?;
+        // A removal comes by resource name: under another name we could never remove it.
+        field::same_name(name, &workload.uid).map_err(|e| e.at("workload.uid"))?;
+        Ok(Update::Workload(Arc::new(workload)))
+    }
+
+    fn authorization(&mut self, name: &str, body: &[u8]) -> Result<Update, Box<Refused>> {
+        let (scope, outcome) = match security::Authorization::decode(body) {
+            Ok(message) => {
+                let named = |policy: Policy| match policy.name == policy::name(name) {
+                    true => Ok(policy),
+                    false => field::same_name(name, &policy.name.to_string()).map(|()| policy),
+                };
+                (policy::scope(&message), self.policy(&message).and_then(named))
+            }
+            Err(error) => (Err(FieldError::new("")), Err(field::undecodable(error))),
+        };
+        outcome.map(|policy| Update::Policy(Arc::new(policy))).map_err(|reason| {
+            let reason = reason.at("authorization");
+            // Whom it was to guard is unknown with an unknown scope: then it guards everybody.
+            let scope = scope.unwrap_or(Scope::Global);
+            let denying = Policy::invalid(policy::name(name), scope, reason.to_string());
+            let instead = Some(Update::RefusedPolicy(Arc::new(denying)));
+            Box::new(Refused { name: name.to_owned(), reason, instead })
+        })
+    }
+}
+
+/// The resource name of a policy.
+#[must_use]
+pub fn policy_resource_name(name: &PolicyName) -> String {
+    format!("{}/{}", name.namespace, name.name)
+}
+
+#[cfg(test)]
+mod tests;
