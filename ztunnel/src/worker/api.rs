@@ -300,7 +300,7 @@ pub struct Connection {
     /// Where the bytes go (`dst.addr`): the address dialled or, through a tunnel, the tunnel's peer.
     pub destination: SocketAddr,
     /// The CONNECT authority (`dst.hbone_addr`).
-    pub hbone: Option<Arc<str>>,
+    pub hbone: Option<hbone::headers::Authority>,
     /// The identity proven by the far proxy (outbound) or our pod's own (inbound), with mTLS.
     pub destination_identity: Option<Identity>,
     /// The destination's workload, if known.
@@ -308,9 +308,9 @@ pub struct Connection {
     /// The service it was addressed by, if any.
     pub service: Option<Arc<Service>>,
     /// The service's hostname as told by `forwarded: host=` (inbound only).
-    pub service_host: Option<Arc<str>>,
-    /// The W3C trace parent that was sent or received, in its 55 character form.
-    pub trace: Option<Arc<str>>,
+    pub service_host: Option<Box<str>>,
+    /// The W3C trace parent that was sent or received.
+    pub trace: Option<hbone::headers::Traceparent>,
     /// When it was accepted.
     pub opened: Instant,
     /// Bytes so far; may be read at any time.
