@@ -1,0 +1,134 @@
+//! Lines written beside the work: a bounded queue and one thread that writes batches. A slow or
+//! blocked sink costs lines, which are counted, never time. Used for the process log and for the
+//! access log of workers.
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Lines that may wait.
+pub const QUEUE_LINES: usize = 10_000;
+
+enum Item {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// Where lines go in. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    queue: SyncSender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Starts the writing thread for `sink`. It ends when the last clone is dropped.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(sink: impl Write + Send + 'static) -> std::io::Result<Self> {
+        Self::with_capacity(sink, QUEUE_LINES)
+    }
+
+    /// As [`Writer::start`], with room for `lines`.
+    ///
+    /// # Errors
+    /// As [`Writer::start`].
+    pub fn with_capacity(sink: impl Write + Send + 'static, lines: usize) -> std::io::Result<Self> {
+        let (queue, items) = sync_channel(lines);
+        std::thread::Builder::new()
+            .name("lines".into())
+            .spawn(move || run(&items, sink))?;
+        Ok(Self {
+            queue,
+            dropped: Arc::default(),
+        })
+    }
+
+    /// Queues one line (with its newline). Never blocks: a full queue drops the line and counts it.
+    pub fn write(&self, line: impl Into<Vec<u8>>) {
+        if self.queue.try_send(Item::Line(line.into())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines lost so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything queued before has been written, at most `limit`. For the end of a
+    /// process; it blocks the thread.
+    pub fn flush(&self, limit: Duration) {
+        let (done, written) = sync_channel(1);
+        match self.queue.try_send(Item::Flush(done)) {
+            Ok(()) => _ = written.recv_timeout(limit),
+            // A sink this far behind will not catch up while we exit.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+fn run(items: &Receiver<Item>, mut sink: impl Write) {
+    // A sink that fails (closed pipe) must not end the process: its lines are lost.
+    while let Ok(first) = items.recv() {
+        let mut next = Some(first);
+        let mut waiting = Vec::new();
+        while let Some(item) = next {
+            match item {
+                Item::Line(line) => _ = sink.write_all(&line),
+                Item::Flush(done) => waiting.push(done),
+            }
+            next = items.try_recv().ok();
+        }
+        let _ = sink.flush();
+        for done in waiting {
+            let _ = done.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Condvar, Mutex};
+
+    type Gate = Arc<(Mutex<bool>, Condvar)>;
+
+    /// A sink that blocks until the gate opens.
+    struct Gated(Gate, Arc<Mutex<Vec<u8>>>);
+    impl Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut open = self.0.0.lock().unwrap();
+            while !*open {
+                open = self.0.1.wait(open).unwrap();
+            }
+            self.1.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_blocked_sink_drops_and_counts_lines_and_never_blocks_the_caller() {
+        let (gate, written) = (Gate::default(), Arc::new(Mutex::new(Vec::new())));
+        let sink = Gated(gate.clone(), written.clone());
+        let writer = Writer::with_capacity(sink, 4).unwrap();
+        for _ in 0..100 {
+            writer.write("line\n");
+        }
+        assert!(writer.dropped() >= 95, "{} dropped", writer.dropped());
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        let kept = 100 - writer.dropped();
+        while written.lock().unwrap().len() as u64 != kept * 5 {
+            std::thread::yield_now();
+        }
+        writer.flush(Duration::from_secs(60));
+        assert_eq!(writer.dropped(), 100 - kept);
+    }
+}

@@ -1,0 +1,115 @@
+use super::*;
+use crate::Readiness;
+use crate::metrics::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn served(router: Router) -> (SocketAddr, Shutdown) {
+    let shutdown = Shutdown::new();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.address().unwrap();
+    server.serve(router, &shutdown);
+    (address, shutdown)
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+}
+
+#[tokio::test]
+async fn readiness_answers_with_upstreams_text_and_status() {
+    let readiness = Readiness::new();
+    let pending = readiness.register("state manager");
+    let (address, _shutdown) = served(Router::new().readiness(&readiness)).await;
+    let text = exchange(address, &get("/healthz/ready")).await;
+    assert!(text.starts_with("HTTP/1.1 500"), "{text}");
+    assert!(
+        text.ends_with("\r\n\r\nnot ready, pending: state manager\n"),
+        "{text}"
+    );
+    drop(pending);
+    let text = exchange(address, &get("/healthz/ready")).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\nready\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_served_under_both_paths_and_unknown_paths_list_what_there_is() {
+    let (address, _shutdown) = served(Router::new().metrics(&Registry::new())).await;
+    for path in ["/metrics", "/stats/prometheus"] {
+        let text = exchange(address, &get(path)).await;
+        assert!(
+            text.contains("content-type: text/plain; version=0.0.4"),
+            "{text}"
+        );
+        assert!(text.contains("process_max_fds "), "{text}");
+    }
+    let text = exchange(address, &get("/nothing")).await;
+    assert!(text.starts_with("HTTP/1.1 404"), "{text}");
+    assert!(
+        text.ends_with("not found; there is: /metrics /stats/prometheus\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_changes_something_wants_a_post() {
+    let shutdown = Shutdown::new();
+    let (address, _server) = served(Router::new().quit(&shutdown)).await;
+    let text = exchange(address, &get("/quitquitquit")).await;
+    assert!(
+        text.starts_with("HTTP/1.1 405") && !shutdown.is_draining(),
+        "{text}"
+    );
+    let post = get("/quitquitquit").replace("GET", "POST");
+    let text = exchange(address, &post).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200") && shutdown.is_draining(),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_never_ends_its_headers_is_cut_off() {
+    let (address, _shutdown) = served(Router::new()).await;
+    // The connection is closed by the server's header timeout; read_to_string returns then.
+    exchange(address, "GET / HTTP/1.1\r\nhost: x\r\n").await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let ok = |_| std::future::ready(text_response(StatusCode::OK, "fine"));
+    let (address, _shutdown) = served(Router::new().route("/x", ok)).await;
+    let head = "POST /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 70000\r\n\r\n";
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; 70_000]).await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
+}
+
+#[test]
+fn a_query_value_is_found_by_name() {
+    let request = |path: &str| {
+        http::Request::builder()
+            .uri(path)
+            .body(Bytes::new())
+            .unwrap()
+    };
+    assert_eq!(
+        query(&request("/logging?a=1&level=debug"), "level"),
+        Some("debug")
+    );
+    assert_eq!(query(&request("/logging?mylevel=debug"), "level"), None);
+    assert_eq!(query(&request("/logging"), "level"), None);
+}
