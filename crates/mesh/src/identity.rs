@@ -31,17 +31,25 @@ impl Identity {
         check_trust_domain(trust_domain)?;
         check_segment("namespace", namespace)?;
         check_segment("service account", service_account)?;
-        let length =
-            SCHEME.len() + trust_domain.len() + namespace.len() + service_account.len() + 8;
-        if length > MAX_URI {
-            return Err(IdentityError::TooLong { length });
+        let uri = format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}");
+        if uri.len() > MAX_URI {
+            return Err(IdentityError::TooLong { length: uri.len() });
         }
-        let start = SCHEME.len() + trust_domain.len() + 4;
+        Ok(Self::checked(
+            uri.into(),
+            trust_domain.len(),
+            namespace.len(),
+        ))
+    }
+
+    /// `uri` was checked; its trust domain and namespace have these lengths.
+    fn checked(uri: Arc<str>, trust_domain: usize, namespace: usize) -> Self {
+        let start = SCHEME.len() + trust_domain + "/ns/".len();
         let offset = |at: usize| u16::try_from(at).expect("an offset into at most 2048 bytes");
-        Ok(Self {
-            uri: format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").into(),
-            namespace: (offset(start), offset(start + namespace.len())),
-        })
+        Self {
+            uri,
+            namespace: (offset(start), offset(start + namespace)),
+        }
     }
 
     /// The trust domain, e.g. `cluster.local`.
@@ -79,18 +87,18 @@ impl FromStr for Identity {
     type Err = IdentityError;
 
     fn from_str(uri: &str) -> Result<Self, Self::Err> {
-        if uri.len() > MAX_URI {
-            return Err(IdentityError::TooLong { length: uri.len() });
-        }
-        let rest = uri.strip_prefix(SCHEME).ok_or(IdentityError::Scheme)?;
-        let mut parts = rest.split('/');
-        let mut next = || parts.next().ok_or(IdentityError::Shape);
-        let (trust_domain, ns, namespace, sa, service_account) =
-            (next()?, next()?, next()?, next()?, next()?);
-        if ns != "ns" || sa != "sa" || parts.next().is_some() {
-            return Err(IdentityError::Shape);
-        }
-        Self::new(trust_domain, namespace, service_account)
+        let (trust_domain, namespace) = check_uri(uri)?;
+        Ok(Self::checked(uri.into(), trust_domain, namespace))
+    }
+}
+
+impl TryFrom<Arc<str>> for Identity {
+    type Error = IdentityError;
+
+    /// As [`FromStr`], keeping the given instance of the string.
+    fn try_from(uri: Arc<str>) -> Result<Self, Self::Error> {
+        let (trust_domain, namespace) = check_uri(&uri)?;
+        Ok(Self::checked(uri, trust_domain, namespace))
     }
 }
 
@@ -157,6 +165,25 @@ pub enum IdentityError {
         /// What is wrong with it.
         why: &'static str,
     },
+}
+
+/// Lengths of trust domain and namespace of a good URI.
+fn check_uri(uri: &str) -> Result<(usize, usize), IdentityError> {
+    if uri.len() > MAX_URI {
+        return Err(IdentityError::TooLong { length: uri.len() });
+    }
+    let rest = uri.strip_prefix(SCHEME).ok_or(IdentityError::Scheme)?;
+    let mut parts = rest.split('/');
+    let mut next = || parts.next().ok_or(IdentityError::Shape);
+    let (trust_domain, ns, namespace, sa, service_account) =
+        (next()?, next()?, next()?, next()?, next()?);
+    if ns != "ns" || sa != "sa" || parts.next().is_some() {
+        return Err(IdentityError::Shape);
+    }
+    check_trust_domain(trust_domain)?;
+    check_segment("namespace", namespace)?;
+    check_segment("service account", service_account)?;
+    Ok((trust_domain.len(), namespace.len()))
 }
 
 /// SPIFFE-ID §2.1: lower-case letters, digits, dots, dashes, underscores; no port, no user.

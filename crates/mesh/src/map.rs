@@ -39,6 +39,7 @@ struct Entry<K, V> {
 }
 
 impl<K, V> Map<K, V> {
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -59,10 +60,6 @@ impl<K, V> Map<K, V> {
             iter.enter(root);
         }
         iter
-    }
-
-    pub(crate) fn values(&self) -> impl Iterator<Item = &V> + Clone {
-        self.iter().map(|(_, value)| value)
     }
 
     /// Finds by something that hashes like the key, so that no key need be built for a lookup.

@@ -22,11 +22,14 @@ use mesh::{
 use prost::Message as _;
 use proto::{security, type_url, workload as pb};
 
+use self::intern::Interner;
 pub use self::{
-    encode::{encode_policy, encode_service, encode_workload, policy_message, service_message, workload_message},
+    encode::{
+        encode_policy, encode_service, encode_workload, policy_message, service_message,
+        workload_message,
+    },
     field::FieldError,
 };
-use self::intern::Interner;
 
 /// Turns resources into updates of the mesh. Keeps one instance of each string that workloads share, so
 /// one decoder should serve all resources of one state.
@@ -58,13 +61,26 @@ impl Decoder {
     ///
     /// # Errors
     /// The resource is refused; see [`Refused::instead`].
-    pub fn decode(&mut self, type_url: &str, name: &str, body: &[u8]) -> Result<Update, Box<Refused>> {
-        let refuse = |reason| Box::new(Refused { name: name.to_owned(), reason, instead: None });
+    pub fn decode(
+        &mut self,
+        type_url: &str,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Update, Box<Refused>> {
+        let refuse = |reason| {
+            Box::new(Refused {
+                name: name.to_owned(),
+                reason,
+                instead: None,
+            })
+        };
         match type_url {
             type_url::ADDRESS => self.address(name, body).map_err(refuse),
             type_url::WORKLOAD => self.bare_workload(name, body).map_err(refuse),
             type_url::AUTHORIZATION => self.authorization(name, body),
-            other => Err(refuse(FieldError::new(format!("type URL {other} is not one of WDS")))),
+            other => Err(refuse(FieldError::new(format!(
+                "type URL {other} is not one of WDS"
+            )))),
         }
     }
 
@@ -108,7 +124,8 @@ impl Decoder {
             Some(pb::address::Type::Workload(message)) => self.named_workload(name, &message),
             Some(pb::address::Type::Service(message)) => {
                 let service = self.service(&message).map_err(|e| e.at("service"))?;
-                field::same_name(name, &service.key.to_string()).map_err(|e| e.at("service.hostname"))?;
+                field::same_name(name, &service.key.to_string())
+                    .map_err(|e| e.at("service.hostname"))?;
                 Ok(Update::Service(Arc::new(service)))
             }
             None => Err(FieldError::new("neither workload nor service").at("address")),
@@ -134,18 +151,27 @@ impl Decoder {
                     true => Ok(policy),
                     false => field::same_name(name, &policy.name.to_string()).map(|()| policy),
                 };
-                (policy::scope(&message), self.policy(&message).and_then(named))
+                (
+                    policy::scope(&message),
+                    self.policy(&message).and_then(named),
+                )
             }
             Err(error) => (Err(FieldError::new("")), Err(field::undecodable(error))),
         };
-        outcome.map(|policy| Update::Policy(Arc::new(policy))).map_err(|reason| {
-            let reason = reason.at("authorization");
-            // Whom it was to guard is unknown with an unknown scope: then it guards everybody.
-            let scope = scope.unwrap_or(Scope::Global);
-            let denying = Policy::invalid(policy::name(name), scope, reason.to_string());
-            let instead = Some(Update::RefusedPolicy(Arc::new(denying)));
-            Box::new(Refused { name: name.to_owned(), reason, instead })
-        })
+        outcome
+            .map(|policy| Update::Policy(Arc::new(policy)))
+            .map_err(|reason| {
+                let reason = reason.at("authorization");
+                // Whom it was to guard is unknown with an unknown scope: then it guards everybody.
+                let scope = scope.unwrap_or(Scope::Global);
+                let denying = Policy::invalid(policy::name(name), scope, reason.to_string());
+                let instead = Some(Update::RefusedPolicy(Arc::new(denying)));
+                Box::new(Refused {
+                    name: name.to_owned(),
+                    reason,
+                    instead,
+                })
+            })
     }
 }
 

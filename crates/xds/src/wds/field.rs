@@ -18,12 +18,19 @@ pub struct FieldError {
 impl FieldError {
     /// A problem, so far without a place.
     pub(super) fn new(problem: impl Into<String>) -> Self {
-        Self { path: String::new(), problem: problem.into() }
+        Self {
+            path: String::new(),
+            problem: problem.into(),
+        }
     }
 
     /// The problem lies in `field` (of what a caller may name in turn).
     pub(super) fn at(mut self, field: impl fmt::Display) -> Self {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        let dot = if self.path.is_empty() || self.path.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
         self.path = format!("{field}{dot}{}", self.path);
         self
     }
@@ -56,7 +63,11 @@ pub(super) fn undecodable(error: prost::DecodeError) -> FieldError {
 pub(super) fn same_name(resource: &str, own: &str) -> Result<()> {
     match resource == own {
         true => Ok(()),
-        false => Err(FieldError::new(format!("is {}, but the resource is named {}", quoted(own), quoted(resource)))),
+        false => Err(FieldError::new(format!(
+            "is {}, but the resource is named {}",
+            quoted(own),
+            quoted(resource)
+        ))),
     }
 }
 
@@ -73,13 +84,15 @@ pub(super) fn each<T, U, C: FromIterator<U>>(
     values: &[T],
     mut convert: impl FnMut(&T) -> Result<U>,
 ) -> Result<C> {
-    let convert = |(index, value)| convert(value).map_err(|error| error.at(format_args!("{field}[{index}]")));
+    let convert =
+        |(index, value)| convert(value).map_err(|error| error.at(format_args!("{field}[{index}]")));
     values.iter().enumerate().map(convert).collect()
 }
 
 /// An enum value that we know.
 pub(super) fn known<E: TryFrom<i32>>(field: &'static str, value: i32) -> Result<E> {
-    E::try_from(value).map_err(|_| FieldError::new(format!("{value} is not a known value")).at(field))
+    E::try_from(value)
+        .map_err(|_| FieldError::new(format!("{value} is not a known value")).at(field))
 }
 
 /// A port from 1.
@@ -104,9 +117,9 @@ fn exact_ip(bytes: &[u8]) -> Result<IpAddr> {
         return Ok(four.into());
     }
     let sixteen = <[u8; 16]>::try_from(bytes);
-    sixteen.map(|bytes| Ipv6Addr::from(bytes).into()).map_err(|_| {
-        FieldError::new(format!("an address has 4 or 16 bytes, not {}", bytes.len()))
-    })
+    sixteen
+        .map(|bytes| Ipv6Addr::from(bytes).into())
+        .map_err(|_| FieldError::new(format!("an address has 4 or 16 bytes, not {}", bytes.len())))
 }
 
 /// An address with its prefix length; `None`: the whole address.
@@ -115,7 +128,10 @@ pub(super) fn range(bytes: &[u8], length: Option<u32>) -> Result<IpNet> {
     let max = if address.is_ipv4() { 32 } else { 128 };
     let length = length.unwrap_or(max);
     if length > max {
-        return Err(FieldError::new(format!("{length} is more than {max}, the most for {address}")).at("length"));
+        return Err(FieldError::new(format!(
+            "{length} is more than {max}, the most for {address}"
+        ))
+        .at("length"));
     }
     let canonical = address.to_canonical();
     // Mapped IPv4: its last 32 bits are what the length counts in.

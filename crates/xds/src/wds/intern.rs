@@ -9,15 +9,17 @@ use mesh::{
     workload::{GatewayAddress, Locality, PortPair},
 };
 
+/// Sets smaller than this are not swept.
+const SMALL: usize = 1024;
+
 /// The instances.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    strings: Set<Arc<str>>,
-    identities: Set<Arc<Identity>>,
-    ports: Set<Arc<[PortPair]>>,
-    policies: Set<Arc<[PolicyName]>>,
-    gateways: Set<Arc<GatewayAddress>>,
-    localities: Set<Arc<Locality>>,
+    strings: Set<str>,
+    ports: Set<[PortPair]>,
+    policies: Set<[PolicyName]>,
+    gateways: Set<GatewayAddress>,
+    localities: Set<Locality>,
 }
 
 impl Interner {
@@ -25,23 +27,82 @@ impl Interner {
         self.strings.intern(text)
     }
 
-    pub(super) fn identity(&mut self, identity: Identity) -> Identity {
-        Identity::clone(&self.identities.intern_owned(Arc::new(identity)))
+    /// The same identity on the shared instance of its URI.
+    pub(super) fn identity(&mut self, identity: &Identity) -> Identity {
+        Identity::try_from(self.strings.intern(identity.uri())).expect("the URI of an identity")
     }
 
-    pub(super) fn ports(&mut self, ports: Vec<PortPair>) -> Arc<[PortPair]> {
-        self.ports.intern(&ports[..])
+    pub(super) fn ports(&mut self, ports: &[PortPair]) -> Arc<[PortPair]> {
+        self.ports.intern(ports)
     }
 
     pub(super) fn policies(&mut self, names: Vec<PolicyName>) -> Arc<[PolicyName]> {
-        self.policies.intern_owned(names.into())
+        self.policies.intern(names)
     }
 
     pub(super) fn gateway(&mut self, gateway: GatewayAddress) -> Arc<GatewayAddress> {
-        self.gateways.intern_owned(Arc::new(gateway))
+        self.gateways.intern(gateway)
     }
 
     pub(super) fn locality(&mut self, locality: Locality) -> Arc<Locality> {
-        self.localities.intern_owned(Arc::new(locality))
+        self.localities.intern(locality)
+    }
+}
+
+#[derive(Debug)]
+struct Set<T: ?Sized> {
+    held: HashSet<Arc<T>>,
+    /// Sweep at this size.
+    sweep_at: usize,
+}
+
+impl<T: ?Sized + Eq + Hash> Set<T> {
+    fn intern<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(held) = self.held.get::<T>(value.borrow()) {
+            return held.clone();
+        }
+        if self.held.len() >= self.sweep_at {
+            self.held.retain(|held| Arc::strong_count(held) > 1);
+            self.sweep_at = (self.held.len() * 2).max(SMALL);
+        }
+        let new: Arc<T> = value.into();
+        self.held.insert(new.clone());
+        new
+    }
+}
+
+impl<T: ?Sized> Default for Set<T> {
+    fn default() -> Self {
+        Self {
+            held: HashSet::new(),
+            sweep_at: SMALL,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_strings_are_one_instance() {
+        let mut interner = Interner::default();
+        let (a, b) = (interner.string("node1"), interner.string("node1"));
+        assert!(Arc::ptr_eq(&a, &b));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_swept_and_what_is_held_stays() {
+        let mut interner = Interner::default();
+        let kept = interner.string("kept");
+        for index in 0..10 * SMALL {
+            interner.string(&index.to_string());
+        }
+        assert!(
+            interner.strings.held.len() <= SMALL + 1,
+            "{}",
+            interner.strings.held.len()
+        );
+        assert!(Arc::ptr_eq(&kept, &interner.string("kept")));
     }
 }
