@@ -1,1 +1,2 @@
-//! Placeholder: filled by the first change to this crate.
+//! What the `causeway` command can do; `main.rs` only parses its arguments and calls in here.
+pub mod demo;

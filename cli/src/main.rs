@@ -1,2 +1,36 @@
-//! Entry point.
-fn main() {}
+//! The `causeway` command. Parses arguments, calls the verb, turns its error into an exit code.
+use std::process::ExitCode;
+
+use causeway_cli::demo;
+use clap::{Parser, Subcommand};
+
+/// Tools for the Causeway mesh.
+#[derive(Debug, Parser)]
+#[command(name = "causeway", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the whole mesh on this machine: two nodes as network namespaces, the real binaries, real traffic.
+    Demo(demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Verb::Demo(arguments) = Arguments::parse().verb;
+    match demo::run(&arguments) {
+        Ok(code) => code,
+        Err(fault) => {
+            #[allow(
+                clippy::print_stderr,
+                reason = "the one place where the command reports its failure"
+            )]
+            {
+                eprintln!("causeway: {fault:#}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}

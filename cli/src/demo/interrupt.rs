@@ -1,0 +1,85 @@
+//! Ctrl-C and SIGTERM for the demo: a flag that every wait looks at, so that the demo always tidies up.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How often a wait looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Set once a signal asked the demo to end.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens for SIGINT and SIGTERM on a thread of its own for the rest of the process's life.
+    ///
+    /// # Errors
+    /// When signal handlers cannot be installed.
+    pub fn listen() -> Result<Self> {
+        let flag = Self::default();
+        let seen = flag.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the signal listener")?;
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                let mut terminate =
+                    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                    {
+                        Ok(s) => s,
+                        Err(_) => return,
+                    };
+                loop {
+                    tokio::select! {
+                        _ = tokio::signal::ctrl_c() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    seen.0.store(true, Ordering::SeqCst);
+                }
+            });
+        });
+        Ok(flag)
+    }
+
+    /// Whether the demo was asked to end.
+    pub fn asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Fails once the demo was asked to end.
+    ///
+    /// # Errors
+    /// `interrupted`.
+    pub fn check(&self) -> Result<()> {
+        if self.asked() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+
+    /// Asks `probe` until it gives something, at most for `limit`. Returns it and how long it took.
+    ///
+    /// # Errors
+    /// `interrupted`; or that `what` did not happen within `limit`.
+    pub fn until<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut probe: impl FnMut() -> Option<T>,
+    ) -> Result<(T, Duration)> {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = probe() {
+                return Ok((found, start.elapsed()));
+            }
+            self.check()?;
+            if start.elapsed() > limit {
+                bail!("{what}: did not happen within {} s", limit.as_secs());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
