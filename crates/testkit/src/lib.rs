@@ -2,6 +2,7 @@
 //! and small peers (ADS, certificate authority, ZDS, TCP echo) that a test scripts. Dev-only.
 
 pub mod ads;
+pub mod ca;
 pub mod echo;
 pub mod process;
 pub mod redirect;
