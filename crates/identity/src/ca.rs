@@ -120,6 +120,3 @@ fn impersonated(identity: &Identity) -> Struct {
         fields: [("ImpersonatedIdentity".to_owned(), value)].into(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -162,6 +162,18 @@ impl Certificate {
     }
 }
 
+#[cfg(test)]
+impl Certificate {
+    /// The same certificate with configs that the product would not build.
+    pub(crate) fn with_configs(self, server: ServerConfig, client: ClientConfig) -> Self {
+        Self {
+            server: Arc::new(server),
+            client: Arc::new(client),
+            ..self
+        }
+    }
+}
+
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate")

@@ -18,6 +18,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 
+use crate::key::Key;
 use crate::peer::{self, PeerError};
 
 /// The one application protocol of mesh connections.
@@ -116,7 +117,41 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
-/// A peer refusal in rustls' terms; its text reaches logs through the `OtherError`.
+/// TLS of a control plane's gRPC server: it shows `chain` (leaf first); a client may show a certificate
+/// that chains to `client_roots`, or none (then it has a token). Ask [`peer::peer_identity`] who came.
+pub fn grpc_server_config(
+    key: Key,
+    chain: Vec<CertificateDer<'static>>,
+    client_roots: &[CertificateDer<'static>],
+) -> Result<ServerConfig, Error> {
+    let provider = provider(KeyExchange::Standard);
+    let mut roots = RootCertStore::empty();
+    for root in client_roots {
+        roots.add(root.clone())?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .clear_root_hint_subjects()
+        .build()
+        .map_err(|e| Error::General(e.to_string()))?;
+    let certified = CertifiedKey::new(chain, Arc::new(key));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// A TLS error in words for logs and users. rustls shows a refusal of ours only as a `Debug` text.
+pub fn explain(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(refusal)) => refusal.0.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// A peer refusal in rustls' terms; see [`explain`].
 fn refuse(error: PeerError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
@@ -227,3 +262,6 @@ impl ClientCertVerifier for Client {
         self.chain.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;
