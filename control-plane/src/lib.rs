@@ -1,1 +1,14 @@
-//! Placeholder: filled by the first change to this crate.
+//! The control plane: reads Kubernetes objects, translates them into what ztunnels and waypoints understand, and
+//! serves that over delta ADS; it is the certificate authority as well.
+//!
+//! `translate` is pure (objects in, resources out); `follow` keeps the views of subscribers up to date; `serve`
+//! holds the sockets.
+
+pub mod app;
+pub mod config;
+pub mod follow;
+pub mod resources;
+pub mod serve;
+pub mod status;
+pub mod store;
+pub mod translate;

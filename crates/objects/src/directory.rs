@@ -63,11 +63,15 @@ impl Directory {
         }
     }
 
-    /// Looks at the directory once, without waiting. `Some` if there is something to report; the first look always
-    /// reports. Blocks for the time of a few `stat` calls, and reads of changed files.
+    /// Looks at the directory once, without waiting. `Some` if there is something to report; the first look that can
+    /// list the directory always reports. Blocks for the time of a few `stat` calls, and reads of changed files.
     pub fn look(&mut self) -> Option<Event> {
         let dirty = self.reload();
         if !dirty && self.listed {
+            return None;
+        }
+        if !self.listed && self.directory_fault.is_some() {
+            // An empty list would say that everything is gone; there is none until the directory can be read.
             return None;
         }
         let (changes, mut faults) = self.held.merge(&self.files);

@@ -1,0 +1,155 @@
+//! Who is calling: the account behind a bearer token, else the identity of the client certificate, else nobody.
+//! Runs before every call; a call without credentials never reaches a service.
+
+use std::{path::PathBuf, sync::Arc};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use identity::Identity;
+use tonic::{Request, Status, service::Interceptor};
+use xds::server::Authenticated;
+
+use super::incoming::Peer;
+
+/// A caller that proved who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its identity.
+    pub identity: Identity,
+    /// The node that its token is bound to.
+    pub node: Option<String>,
+}
+
+/// Checks credentials.
+#[derive(Debug, Clone)]
+pub struct Authenticator {
+    tokens: Option<Arc<PathBuf>>,
+    trust_domain: Arc<str>,
+}
+
+impl Authenticator {
+    /// Tokens come from this file (read at each call, so that edits count at once); without it only client
+    /// certificates are accepted.
+    #[must_use]
+    pub fn new(tokens: Option<PathBuf>, trust_domain: &str) -> Authenticator {
+        Authenticator {
+            tokens: tokens.map(Arc::new),
+            trust_domain: trust_domain.into(),
+        }
+    }
+
+    fn by_token(&self, token: &str) -> Result<Caller, Status> {
+        let Some(path) = &self.tokens else {
+            return Err(Status::unauthenticated(
+                "this control plane takes no tokens, only client certificates",
+            ));
+        };
+        let text = std::fs::read_to_string(&**path).map_err(|error| {
+            tracing::error!("{}: {error}", path.display());
+            Status::unavailable("the tokens of this control plane cannot be read now")
+        })?;
+        find(&text, token, &self.trust_domain)
+            .ok_or_else(|| Status::unauthenticated("the bearer token is not known"))
+    }
+}
+
+impl Interceptor for Authenticator {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let header = request.metadata().get("authorization");
+        let caller = match header {
+            Some(header) => {
+                let text = header.to_str().unwrap_or_default();
+                let Some(token) = text.strip_prefix("Bearer ") else {
+                    return Err(Status::unauthenticated(
+                        "`authorization` must be `Bearer <token>`",
+                    ));
+                };
+                self.by_token(token.trim())?
+            }
+            None => {
+                let peer = request
+                    .extensions()
+                    .get::<Peer>()
+                    .and_then(|peer| peer.identity.clone());
+                let Some(identity) = peer else {
+                    return Err(Status::unauthenticated(
+                        "neither a token nor a client certificate was shown",
+                    ));
+                };
+                if identity.trust_domain() != &*self.trust_domain {
+                    let text = format!("{identity} is not of trust domain {}", self.trust_domain);
+                    return Err(Status::unauthenticated(text));
+                }
+                Caller {
+                    identity,
+                    node: None,
+                }
+            }
+        };
+        request
+            .extensions_mut()
+            .insert(Authenticated(caller.identity.clone()));
+        request.extensions_mut().insert(caller);
+        Ok(request)
+    }
+}
+
+/// Looks a token up in the text of the tokens file. Every line is compared, in constant time, so that the time tells
+/// nothing. A line that cannot be read stands for nobody.
+fn find(text: &str, token: &str, trust_domain: &str) -> Option<Caller> {
+    let mut found = None;
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let mut words = line.split_whitespace();
+        let (Some(known), Some(account)) = (words.next(), words.next()) else {
+            continue;
+        };
+        if verify_slices_are_equal(known.as_bytes(), token.as_bytes()).is_err() {
+            continue;
+        }
+        let Some((namespace, service_account)) = account.split_once('/') else {
+            continue;
+        };
+        let node = words
+            .find_map(|word| word.strip_prefix("node="))
+            .map(str::to_owned);
+        let identity = Identity::new(trust_domain, namespace, service_account).ok();
+        found = identity.map(|identity| Caller { identity, node });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKENS: &str = "# who is who\n\nsecret-1 istio-system/ztunnel node=node1\nsecret-2 app/wp\nbroken\nsecret-3 nobody\n";
+
+    #[test]
+    fn a_token_stands_for_its_account() {
+        let caller = find(TOKENS, "secret-1", "cluster.local").unwrap();
+        assert_eq!(
+            caller.identity.to_string(),
+            "spiffe://cluster.local/ns/istio-system/sa/ztunnel"
+        );
+        assert_eq!(caller.node.as_deref(), Some("node1"));
+        assert_eq!(find(TOKENS, "secret-2", "td").unwrap().node, None);
+    }
+
+    #[test]
+    fn other_tokens_stand_for_nobody() {
+        for token in [
+            "",
+            "secret",
+            "secret-11",
+            "broken",
+            "secret-3",
+            "#",
+            "# who is who",
+        ] {
+            assert_eq!(find(TOKENS, token, "cluster.local"), None, "{token}");
+        }
+    }
+}

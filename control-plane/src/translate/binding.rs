@@ -1,0 +1,288 @@
+//! Which waypoint an object is bound to. Rule of the house: a waypoint that is named stays named, whether it is there
+//! or not, so that nobody gets around it.
+
+use std::collections::BTreeMap;
+
+use objects::{Fault, Gateway, Key, Kind, Meta, Pod, RouteNamespaces, Service};
+use proto::workload::{GatewayAddress, NamespacedHostname, gateway_address::Destination};
+
+use super::{Index, Mesh, index::Name};
+use crate::store::Store;
+
+/// Port on which waypoints take HBONE.
+pub(crate) const HBONE_PORT: u16 = 15008;
+/// Label of the pods (and the Service) that serve a Gateway.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+const CLASSES: [&str; 2] = ["causeway-waypoint", "istio-waypoint"];
+
+/// A Gateway of a waypoint class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waypoint {
+    /// Namespace of the Gateway.
+    pub namespace: String,
+    /// Name of the Gateway.
+    pub name: String,
+    /// Class of the Gateway.
+    pub class: String,
+    /// Host name of the Service that stands for it.
+    pub hostname: String,
+    /// Its HBONE port.
+    pub port: u16,
+    /// Whether that Service is among the objects.
+    pub has_service: bool,
+    /// Takes traffic to services.
+    pub for_services: bool,
+    /// Takes traffic to workloads.
+    pub for_workloads: bool,
+    admits: RouteNamespaces,
+}
+
+/// What is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    Service,
+    Workload,
+}
+
+/// All waypoints.
+pub(super) fn waypoints<'a>(store: &'a Store, mesh: &Mesh) -> BTreeMap<Name<'a>, Waypoint> {
+    let ours = store.gateways.all().filter(|gateway| is_waypoint(gateway));
+    ours.map(|gateway| {
+        let name = (
+            gateway.metadata.namespace.as_str(),
+            gateway.metadata.name.as_str(),
+        );
+        (name, waypoint(store, mesh, gateway))
+    })
+    .collect()
+}
+
+fn is_waypoint(gateway: &Gateway) -> bool {
+    CLASSES.contains(&gateway.spec.gateway_class_name.as_str())
+}
+
+fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
+    let (namespace, name) = (&gateway.metadata.namespace, &gateway.metadata.name);
+    let labelled = store
+        .services
+        .of(namespace)
+        .find(|s| s.metadata.label(GATEWAY_NAME) == Some(name));
+    let service = labelled.or_else(|| store.services.find(namespace, name));
+    let class = store
+        .gateway_classes
+        .find("", &gateway.spec.gateway_class_name);
+    let traffic = gateway
+        .metadata
+        .label(WAYPOINT_FOR)
+        .or_else(|| class.and_then(|class| class.metadata.label(WAYPOINT_FOR)))
+        .unwrap_or("service");
+    let listener = gateway
+        .spec
+        .listeners
+        .iter()
+        .find(|listener| listener.protocol == "HBONE");
+    Waypoint {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        class: gateway.spec.gateway_class_name.clone(),
+        hostname: mesh.hostname(
+            namespace,
+            service.map_or(name, |service| &service.metadata.name),
+        ),
+        port: listener.map_or(HBONE_PORT, |listener| listener.port),
+        has_service: service.is_some(),
+        for_services: matches!(traffic, "service" | "all"),
+        for_workloads: matches!(traffic, "workload" | "all"),
+        admits: listener
+            .map(|listener| listener.allowed_routes.namespaces.clone())
+            .unwrap_or_default(),
+    }
+}
+
+impl Waypoint {
+    /// How WDS names it.
+    pub(crate) fn address(&self) -> GatewayAddress {
+        gateway_address(&self.namespace, self.hostname.clone(), self.port)
+    }
+
+    fn takes(&self, traffic: Traffic) -> bool {
+        match traffic {
+            Traffic::Service => self.for_services,
+            Traffic::Workload => self.for_workloads,
+        }
+    }
+
+    fn admits(&self, store: &Store, namespace: &str) -> bool {
+        match self.admits.from.as_str() {
+            "All" => true,
+            "None" => false,
+            "Selector" => store.namespaces.find("", namespace).is_some_and(|object| {
+                self.admits
+                    .selector
+                    .as_ref()
+                    .is_some_and(|selector| selector.matches(&object.metadata.labels))
+            }),
+            _ => self.namespace == namespace,
+        }
+    }
+}
+
+fn gateway_address(namespace: &str, hostname: String, port: u16) -> GatewayAddress {
+    let hostname = NamespacedHostname {
+        namespace: namespace.into(),
+        hostname,
+    };
+    GatewayAddress {
+        hbone_mtls_port: port.into(),
+        destination: Some(Destination::Hostname(hostname)),
+    }
+}
+
+/// Where a binding was written.
+struct Wish<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    /// On the object itself or its service account, not inherited from the namespace.
+    explicit: bool,
+}
+
+/// The waypoint of a pod, if it is bound to one that takes workload traffic.
+pub(super) fn of_pod(
+    index: &Index<'_>,
+    pod: &Pod,
+    faults: &mut Vec<Fault>,
+) -> Option<GatewayAddress> {
+    if is_waypoint_pod(pod) {
+        return None;
+    }
+    let namespace = &pod.metadata.namespace;
+    let account = index
+        .store
+        .service_accounts
+        .find(namespace, pod.service_account());
+    let own = account.map(|account| &account.metadata);
+    let wish = wish(index, &pod.metadata, own)?;
+    bind(
+        index,
+        &wish,
+        &Key::new(Kind::Pod, namespace, &pod.metadata.name),
+        Traffic::Workload,
+        faults,
+    )
+}
+
+/// The waypoint of a service.
+pub(super) fn of_service(
+    index: &Index<'_>,
+    service: &Service,
+    faults: &mut Vec<Fault>,
+) -> Option<GatewayAddress> {
+    let (namespace, name) = (
+        service.metadata.namespace.as_str(),
+        service.metadata.name.as_str(),
+    );
+    if is_waypoint_service(index, service) {
+        return None;
+    }
+    let members = index
+        .members
+        .get(&(namespace, name))
+        .map_or(&[][..], Vec::as_slice);
+    let account = members.first().map(|pod| pod.service_account());
+    let shared =
+        account.filter(|account| members.iter().all(|pod| pod.service_account() == *account));
+    let account = shared.and_then(|account| index.store.service_accounts.find(namespace, account));
+    let wish = wish(
+        index,
+        &service.metadata,
+        account.map(|account| &account.metadata),
+    )?;
+    bind(
+        index,
+        &wish,
+        &Key::new(Kind::Service, namespace, name),
+        Traffic::Service,
+        faults,
+    )
+}
+
+/// A pod that serves a Gateway never has a waypoint itself, and is not captured by label.
+pub(super) fn is_waypoint_pod(pod: &Pod) -> bool {
+    pod.metadata.label(GATEWAY_NAME).is_some()
+}
+
+fn is_waypoint_service(index: &Index<'_>, service: &Service) -> bool {
+    let meta = &service.metadata;
+    let hostname = index.mesh.hostname(&meta.namespace, &meta.name);
+    meta.label(GATEWAY_NAME).is_some()
+        || index
+            .waypoints
+            .values()
+            .any(|w| w.namespace == meta.namespace && w.hostname == hostname)
+}
+
+/// The first of object, service account and namespace that says something; `none` says no.
+fn wish<'a>(index: &Index<'a>, object: &'a Meta, account: Option<&'a Meta>) -> Option<Wish<'a>> {
+    let namespace = index
+        .store
+        .namespaces
+        .find("", &object.namespace)
+        .map(|n| &n.metadata);
+    let places = [(Some(object), true), (account, true), (namespace, false)];
+    let (meta, explicit) = places.into_iter().find_map(|(meta, explicit)| {
+        Some((meta.filter(|m| m.label(USE_WAYPOINT).is_some())?, explicit))
+    })?;
+    let name = meta
+        .label(USE_WAYPOINT)
+        .filter(|name| !matches!(*name, "none" | ""))?;
+    Some(Wish {
+        name,
+        namespace: meta
+            .label(USE_WAYPOINT_NAMESPACE)
+            .unwrap_or(&object.namespace),
+        explicit,
+    })
+}
+
+fn bind(
+    index: &Index<'_>,
+    wish: &Wish<'_>,
+    object: &Key,
+    traffic: Traffic,
+    faults: &mut Vec<Fault>,
+) -> Option<GatewayAddress> {
+    let field = "metadata.labels[istio.io/use-waypoint]";
+    let subject = format!("waypoint {}/{}", wish.namespace, wish.name);
+    let Some(waypoint) = index.waypoints.get(&(wish.namespace, wish.name)) else {
+        // Which traffic an absent waypoint is for is not known; the default is services, and an object that names
+        // it itself means it.
+        let named = wish.explicit || traffic == Traffic::Service;
+        return named.then(|| {
+            let why = format!("{subject} is not there; traffic through it is refused until it is");
+            faults.push(Fault::warning(Some(object.clone()), field, why));
+            gateway_address(
+                wish.namespace,
+                index.mesh.hostname(wish.namespace, wish.name),
+                HBONE_PORT,
+            )
+        });
+    };
+    if !waypoint.takes(traffic) {
+        if wish.explicit && traffic == Traffic::Workload && !waypoint.for_services {
+            let why = format!("{subject} takes no traffic to workloads; it is not used");
+            faults.push(Fault::warning(Some(object.clone()), field, why));
+        }
+        return None;
+    }
+    if !waypoint.admits(index.store, &object.namespace) {
+        let why = format!(
+            "{subject} does not admit namespace {}; traffic through it is refused",
+            object.namespace
+        );
+        faults.push(Fault::warning(Some(object.clone()), field, why));
+    }
+    Some(waypoint.address())
+}
