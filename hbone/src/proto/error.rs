@@ -83,3 +83,31 @@ pub struct ProtocolError {
     /// What the peer did, for the log.
     pub what: &'static str,
 }
+
+pub(super) fn protocol(what: &'static str) -> ProtocolError {
+    ProtocolError {
+        code: ErrorCode::PROTOCOL_ERROR,
+        what,
+    }
+}
+
+pub(super) fn frame_size(what: &'static str) -> ProtocolError {
+    ProtocolError {
+        code: ErrorCode::FRAME_SIZE_ERROR,
+        what,
+    }
+}
+
+pub(super) fn flow(what: &'static str) -> ProtocolError {
+    ProtocolError {
+        code: ErrorCode::FLOW_CONTROL_ERROR,
+        what,
+    }
+}
+
+pub(super) fn calm(what: &'static str) -> ProtocolError {
+    ProtocolError {
+        code: ErrorCode::ENHANCE_YOUR_CALM,
+        what,
+    }
+}

@@ -12,10 +12,21 @@
 
 mod config;
 mod connection;
+mod control;
+mod data;
 mod error;
 mod event;
+mod frame;
+mod head;
+mod hpack;
+mod receive;
+mod send;
+mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, Limits};
-pub use connection::{Connection, DATA_HEADER, OpenError};
+pub use connection::Connection;
 pub use error::{ErrorCode, ProtocolError};
 pub use event::{Event, HeadFault, StreamId};
+pub use send::{DATA_HEADER, OpenError};
