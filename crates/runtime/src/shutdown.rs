@@ -32,7 +32,7 @@ pub enum Ended {
     Drained,
     /// Force was needed; so many tasks were still running when it was called.
     Forced {
-        /// Tasks that had not ended by the deadline.
+        /// Tasks that had not ended by then.
         tasks: usize,
     },
 }
@@ -163,8 +163,9 @@ impl Shutdown {
     pub async fn finish(&self, deadline: Duration) -> Ended {
         self.drain();
         let drained = tokio::select! {
-            done = tokio::time::timeout(deadline, self.closed()) => done.is_ok(),
+            biased;
             () = self.forced() => false,
+            done = tokio::time::timeout(deadline, self.closed()) => done.is_ok(),
         };
         let tasks = self.tasks();
         self.force();

@@ -17,4 +17,7 @@ pub mod socket;
 /// Moving bytes between descriptors without copying them through user space.
 pub mod splice;
 
+#[cfg(test)]
+mod testing;
+
 pub use netns::{Netns, NetnsId};

@@ -1,12 +1,12 @@
 //! AF_UNIX SOCK_SEQPACKET: whole messages, each with file descriptors riding along. All sockets
 //! are non-blocking and close-on-exec, ready for tokio's `AsyncFd` or mio. Called by `zds`.
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-    UnixAddr, accept4, bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    connect, listen, sendmsg, socket, socketpair,
 };
 
 /// Room for this many descriptors in one message; more are closed by the kernel and the message
@@ -118,29 +118,65 @@ impl Connection {
     /// # Errors
     /// `WouldBlock` when nothing waits.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
-        let mut iov = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
-        let mut fds = Vec::new();
-        // An unreadable control part still leaves `truncated` below.
-        for part in message.cmsgs().into_iter().flatten() {
-            if let ControlMessageOwned::ScmRights(raw) = part {
-                // SAFETY: the kernel has just installed these descriptors for this message; each
-                // appears once and nobody else owns it.
-                fds.extend(
-                    raw.into_iter()
-                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                );
-            }
-        }
-        let lost = MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC;
+        // Not nix's recvmsg: when descriptors were cut off it hides those that did arrive, and
+        // they would stay open for ever.
+        let mut control = [0usize; CONTROL_WORDS];
+        let mut iov = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        // SAFETY: msghdr is plain numbers and pointers; all zeros is a valid value of it.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the header points to one iovec over `buffer` and to `control`, with their exact
+        // sizes, and all of them live past the call.
+        let len = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        // SAFETY: recvmsg has just filled this header, and `control` is still alive.
+        let fds = unsafe { take_descriptors(&message) };
         Ok(Received {
-            len: message.bytes,
+            len,
             fds,
-            truncated: message.flags.intersects(lost),
+            truncated,
         })
     }
+}
+
+/// Words of control buffer for [`MAX_FDS`] descriptors: header and numbers, word-aligned.
+const CONTROL_WORDS: usize =
+    (size_of::<libc::cmsghdr>() + MAX_FDS * size_of::<RawFd>()).div_ceil(size_of::<usize>());
+
+/// Takes ownership of every descriptor in a received message.
+///
+/// # Safety
+/// `message` was filled by a successful recvmsg whose control buffer is alive, and this is called
+/// once for it.
+unsafe fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the caller's promise makes the header walkable; CMSG_* stay inside msg_controllen.
+    let mut part = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !part.is_null() {
+        // SAFETY: a non-null header of the walk is readable, and its data lies behind it.
+        let (header, data) = unsafe { (&*part, libc::CMSG_DATA(part).cast::<RawFd>()) };
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: no memory is touched by asking for the length of an empty message.
+            let overhead = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = header.cmsg_len.saturating_sub(overhead) / size_of::<RawFd>();
+            for at in 0..count {
+                // SAFETY: the kernel wrote `count` descriptors there, installed them for this
+                // message, each once; nobody else owns them.
+                fds.push(unsafe { OwnedFd::from_raw_fd(data.add(at).read_unaligned()) });
+            }
+        }
+        // SAFETY: as for the first header.
+        part = unsafe { libc::CMSG_NXTHDR(message, part) };
+    }
+    fds
 }
 
 fn new_socket() -> nix::Result<OwnedFd> {

@@ -66,7 +66,7 @@ pub fn format_duration(time: Duration) -> String {
     // Days are left out: 24h is what people write.
     let shown = [("h", 6), ("m", 5), ("s", 4), ("ms", 3), ("us", 1)];
     for (name, at) in shown {
-        if nanos % UNITS[at].1 == 0 {
+        if nanos.is_multiple_of(UNITS[at].1) {
             return format!("{}{name}", nanos / UNITS[at].1);
         }
     }

@@ -61,10 +61,8 @@ async fn the_second_request_cuts_the_drain_short() {
         second.force();
     });
     let started = tokio::time::Instant::now();
-    assert_eq!(
-        root.finish(Duration::from_secs(25)).await,
-        Ended::Forced { tasks: 1 }
-    );
+    let ended = root.finish(Duration::from_secs(25)).await;
+    assert!(matches!(ended, Ended::Forced { .. }), "{ended:?}");
     assert_eq!(started.elapsed(), Duration::from_secs(3));
 }
 

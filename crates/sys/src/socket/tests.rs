@@ -1,1 +1,176 @@
+use super::*;
+use crate::testing::{pod, root, run_in};
+use std::io::{Read, Write};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+fn wait(fd: impl AsFd, flags: PollFlags) {
+    poll(&mut [PollFd::new(fd.as_fd(), flags)], PollTimeout::NONE).unwrap();
+}
+
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    wait(listener, PollFlags::POLLIN);
+    let (stream, peer) = listener.accept().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    (stream, peer)
+}
+
+fn dial(to: SocketAddr, options: &ConnectOptions) -> TcpStream {
+    let stream = connect_tcp(to, options).unwrap();
+    wait(&stream, PollFlags::POLLOUT);
+    if let Some(error) = take_error(&stream).unwrap() {
+        panic!("{error}");
+    }
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
+#[test]
+fn a_dial_is_in_progress_then_carries_bytes() {
+    let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+    let keepalive = Keepalive {
+        time: Duration::from_secs(180),
+        interval: Duration::from_secs(180),
+        retries: 9,
+    };
+    let options = ConnectOptions {
+        keepalive: Some(keepalive),
+        user_timeout: Some(Duration::from_secs(30)),
+        ..ConnectOptions::default()
+    };
+    let mut client = dial(listener.local_addr().unwrap(), &options);
+    let (mut server, _) = accept(&listener);
+    client.write_all(b"hello").unwrap();
+    let mut got = [0; 5];
+    server.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"hello");
+    let socket = SockRef::from(&client);
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive.time);
+    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
+    assert!(client.nodelay().unwrap() && server.nodelay().unwrap());
+}
+
+#[test]
+fn a_refused_dial_shows_in_take_error() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let stream = connect_tcp(port, &ConnectOptions::default()).unwrap();
+    wait(&stream, PollFlags::POLLOUT);
+    let error = take_error(&stream).unwrap().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn linger_reset_makes_close_a_reset() {
+    let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+    let client = dial(listener.local_addr().unwrap(), &ConnectOptions::default());
+    let (mut server, _) = accept(&listener);
+    set_linger_reset(&client).unwrap();
+    drop(client);
+    let error = server.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn two_listeners_share_a_port_with_reuse_port_only() {
+    let shared = ListenOptions {
+        reuse_port: true,
+        ..ListenOptions::default()
+    };
+    let first = listen_tcp("127.0.0.1:0".parse().unwrap(), &shared).unwrap();
+    let taken = first.local_addr().unwrap();
+    let refused = listen_tcp(taken, &ListenOptions::default()).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    listen_tcp(taken, &shared).unwrap();
+}
+
+#[test]
+fn a_mapped_address_is_dialled_as_ipv4() {
+    let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mapped: SocketAddr = format!("[::ffff:127.0.0.1]:{port}").parse().unwrap();
+    let client = dial(mapped, &ConnectOptions::default());
+    assert!(client.peer_addr().unwrap().is_ipv4());
+}
+
+#[test]
+fn a_dial_keeps_a_source_address_that_is_not_ours() {
+    if !root("a spoofed source") {
+        return;
+    }
+    for (to, source) in [
+        ("127.0.0.1:0", "192.0.2.7:4242"),
+        ("[::1]:0", "[2001:db8::7]:4242"),
+    ] {
+        let to: SocketAddr = to.parse().unwrap();
+        let source: SocketAddr = source.parse().unwrap();
+        let netns = pod();
+        // Replies to the foreign source come back in through lo.
+        let family = if to.is_ipv4() { "-4" } else { "-6" };
+        run_in(
+            &netns,
+            &format!("ip {family} route add local {}/128 dev lo", source.ip())
+                .replace("192.0.2.7/128", "192.0.2.7/32"),
+        );
+        let options = ConnectOptions {
+            source: Some(source),
+            mark: Some(0x539),
+            ..Default::default()
+        };
+        netns
+            .enter(|| {
+                let listener = listen_tcp(to, &ListenOptions::default()).unwrap();
+                let client = dial(listener.local_addr().unwrap(), &options);
+                let (_server, peer) = accept(&listener);
+                assert_eq!(peer, source);
+                assert_eq!(SockRef::from(&client).mark().unwrap(), 0x539);
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_original_destination_of_a_redirected_connection_is_known() {
+    if !root("redirect rules") {
+        return;
+    }
+    let netns = pod();
+    run_in(&netns, "nft add table inet t");
+    run_in(
+        &netns,
+        "nft add chain inet t o { type nat hook output priority -100 ; }",
+    );
+    run_in(
+        &netns,
+        "nft add rule inet t o meta l4proto tcp th dport 7000 redirect to :15001",
+    );
+    netns
+        .enter(|| {
+            let listener = listen_tcp(any_address(true, 15001), &ListenOptions::default()).unwrap();
+            for to in ["127.0.0.9:7000", "[::1]:7000"] {
+                let to: SocketAddr = to.parse().unwrap();
+                let _client = dial(to, &ConnectOptions::default());
+                let (server, _) = accept(&listener);
+                assert_eq!(original_dst(&server).unwrap(), to);
+            }
+        })
+        .unwrap();
+}
+
+#[test]
+fn tcp_migrate_req_is_set_inside_the_namespace_only() {
+    if !root("a sysctl of a namespace") {
+        return;
+    }
+    let path = "/proc/sys/net/ipv4/tcp_migrate_req";
+    let before = std::fs::read_to_string(path).unwrap();
+    let netns = pod();
+    set_tcp_migrate_req(&netns).unwrap();
+    let inside = netns
+        .enter(|| std::fs::read_to_string(path).unwrap())
+        .unwrap();
+    assert_eq!(inside.trim(), "1");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), before);
+}
