@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use super::tls::{RECORD, sealed_size};
+
 /// Bytes on their way to one socket: filled behind, sent from the front. The memory behind the filled part stays
 /// initialised, so that a reused buffer is never cleared again.
 #[derive(Debug, Default)]
@@ -127,6 +129,44 @@ impl Pending {
             self.chunks = VecDeque::new();
             self.head = 0;
         }
+    }
+}
+
+/// Plaintext of one send batch: 60 records.
+const BATCH: usize = 60 * RECORD;
+/// Ciphertext per read.
+const RX: usize = 1 << 20;
+
+/// The large buffers of one worker, shared by all its connections; empty between batches.
+pub(super) struct Buffers {
+    /// Ciphertext of a tunnel, or the bytes of a relay.
+    pub(super) rx: Vec<u8>,
+    /// What `rx` opened to.
+    pub(super) plain: Vec<u8>,
+    /// Frames and application bytes to be sealed.
+    pub(super) batch: Outgoing,
+    /// What `batch` was sealed to.
+    pub(super) tx: Outgoing,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Self {
+            rx: vec![0; RX],
+            plain: Vec::with_capacity(RX),
+            batch: Outgoing::with_capacity(BATCH),
+            tx: Outgoing::with_capacity(sealed_size(BATCH)),
+        }
+    }
+
+    /// Free bytes of the batch.
+    pub(super) fn batch_room(&self) -> usize {
+        BATCH.saturating_sub(self.batch.end)
+    }
+
+    /// Lends the sealed buffer itself to a stalled tunnel and puts a new one in its place.
+    pub(super) fn take_tx(&mut self) -> Outgoing {
+        std::mem::replace(&mut self.tx, Outgoing::with_capacity(sealed_size(BATCH)))
     }
 }
 

@@ -1,10 +1,31 @@
 //! The data path: one event loop per core that accepts, shakes hands, tunnels and copies. See `docs/paths.md`
 //! (a, b). Words here: a *tunnel* is one TLS + HTTP/2 carrier between two proxies, a *stream* one CONNECT on it, a
 //! *link* one application connection with whatever carries its other half.
+//!
+//! * `api`, `threads`, `listeners`: what control sees. * `shell`: epoll and real sockets behind `io`.
+//! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`: tunnels from dial to close.
+//! * `carrier`, `copy`, `relay`: bytes. * `outbound`, `inbound`, `judge`: what happens to a link and why.
+//! * `tls`, `tunnel`, `link`, `buffers`, `slots`, `timers`: plain state and pure parts.
 
 pub mod api;
+mod buffers;
+mod carrier;
+mod copy;
+mod inbound;
+mod io;
+mod judge;
+mod link;
 pub mod listeners;
+mod outbound;
+mod pods;
+mod relay;
+mod setup;
 mod shell;
+mod slots;
+mod state;
 mod threads;
+mod timers;
+mod tls;
+mod tunnel;
 
 pub use threads::{Gone, Workers, start};

@@ -1,16 +1,33 @@
-//! The thin epoll shell around [`Worker`](super::worker::Worker): one per thread. Called by `threads`.
+//! The thin epoll shell around [`Worker`]: real sockets, real time, the queues to and from control. One per thread;
+//! called by `threads`.
 
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh::state::Snapshot;
-use mio::Token;
+use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Registry};
+use sys::socket::{self, ConnectOptions};
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tokio::sync::mpsc;
 
-use super::api::{Command, Notice, Settings};
+use super::api::{Command, Notice, Pod, Settings};
+use super::io::{Io, Ready, Token};
+use super::state::{Next, Worker};
 
 /// Token of the waker; no entity ever has it.
-pub(super) const WAKER: Token = Token(usize::MAX);
+pub(super) const WAKER: mio::Token = mio::Token(usize::MAX);
+/// Events per look.
+const EVENTS: usize = 1024;
+/// How soon a full notice queue is tried again.
+const NOTICE_RETRY: Duration = Duration::from_millis(5);
+/// How long a worker that ends tries to hand over its last notices.
+const LAST_NOTICES: Duration = Duration::from_secs(1);
 
 /// What control and a worker share.
 pub(super) struct Inbox {
@@ -21,4 +38,207 @@ pub(super) struct Inbox {
 }
 
 /// The loop of one worker thread; returns when the worker has ended.
-pub(super) fn run(_poll: mio::Poll, _inbox: Inbox, _settings: Arc<Settings>) {}
+pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>) {
+    let registry = poll.registry().try_clone().expect("an epoll descriptor can be duplicated at start");
+    let mut io = Sockets { registry, settings: settings.clone() };
+    let rng = rand::make_rng();
+    let mut worker = Worker::new(inbox.index, settings, inbox.snapshot.load_full(), rng, Instant::now());
+    let mut events = Events::with_capacity(EVENTS);
+    let mut ready = Vec::with_capacity(EVENTS);
+    let mut next = Next { at: None, busy: false };
+    loop {
+        let timeout = timeout(next, !worker.notices.is_empty());
+        if let Err(fault) = poll.poll(&mut events, timeout)
+            && fault.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(%fault, "epoll failed, the worker ends");
+            worker.force(&mut io);
+            return last_notices(&mut worker, &inbox);
+        }
+        ready.clear();
+        ready.extend(events.iter().filter_map(readiness));
+        let now = Instant::now();
+        let latest = inbox.snapshot.load();
+        if !Arc::ptr_eq(&latest, &worker.snapshot) {
+            worker.adopt(Arc::clone(&latest), now, &mut io);
+        }
+        drop(latest);
+        if obey(&mut worker, &mut inbox, now, &mut io) {
+            return last_notices(&mut worker, &inbox);
+        }
+        next = worker.step(&ready, now, &mut io);
+        if worker.is_drained() {
+            worker.notices.push(Notice::Drained { worker: worker.index });
+            return last_notices(&mut worker, &inbox);
+        }
+        tell(&mut worker, &inbox);
+    }
+}
+
+fn timeout(next: Next, notices_wait: bool) -> Option<Duration> {
+    if next.busy {
+        return Some(Duration::ZERO);
+    }
+    // Rounded up: epoll counts in milliseconds, and waking early would spin until the deadline.
+    let until = next.at.map(|at| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+    match (until, notices_wait) {
+        (Some(until), true) => Some(until.min(NOTICE_RETRY)),
+        (None, true) => Some(NOTICE_RETRY),
+        (until, false) => until,
+    }
+}
+
+fn readiness(event: &mio::event::Event) -> Option<Ready> {
+    let token = Token::from_bits(event.token().0 as u64)?;
+    Some(Ready {
+        token,
+        readable: event.is_readable(),
+        writable: event.is_writable(),
+        ended: event.is_read_closed(),
+        error: event.is_error(),
+    })
+}
+
+/// Carries out what control said. True: the worker has ended.
+fn obey(worker: &mut Worker<Sockets>, inbox: &mut Inbox, now: Instant, io: &mut Sockets) -> bool {
+    loop {
+        match inbox.commands.try_recv() {
+            Ok(Command::AddPod { pod, listeners }) => {
+                let listeners = [listeners.outbound, listeners.inbound_plain, listeners.inbound];
+                worker.add_pod(pod, listeners.map(|one| one.map(TcpListener::from_std)), io);
+            }
+            Ok(Command::RemovePod { uid }) => {
+                worker.remove_pod(&uid, io);
+                worker.notices.push(Notice::PodRemoved { uid });
+            }
+            Ok(Command::Certificate(certificate)) => worker.certificate(certificate, io),
+            Ok(Command::CertificateFailed { identity, why }) => worker.certificate_failed(&identity, &why, io),
+            Ok(Command::ForgetCertificate { identity }) => {
+                worker.certificates.remove(&identity);
+            }
+            Ok(Command::Drain { deadline }) => worker.drain(deadline, now, io),
+            Ok(Command::Force) | Err(TryRecvError::Disconnected) => {
+                worker.force(io);
+                return true;
+            }
+            Err(TryRecvError::Empty) => return false,
+        }
+    }
+}
+
+/// Hands over what happened; keeps it when control is behind.
+fn tell(worker: &mut Worker<Sockets>, inbox: &Inbox) {
+    if worker.notices.is_empty() {
+        return;
+    }
+    if let Err(TrySendError::Full(batch)) = inbox.notices.try_send(std::mem::take(&mut worker.notices)) {
+        worker.notices = batch;
+    }
+}
+
+fn last_notices(worker: &mut Worker<Sockets>, inbox: &Inbox) {
+    let deadline = Instant::now() + LAST_NOTICES;
+    loop {
+        tell(worker, inbox);
+        if worker.notices.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(NOTICE_RETRY);
+    }
+}
+
+/// [`Io`] over the kernel.
+pub(super) struct Sockets {
+    registry: Registry,
+    settings: Arc<Settings>,
+}
+
+impl Io for Sockets {
+    type Socket = TcpStream;
+    type Listener = TcpListener;
+
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        listener.accept()
+    }
+
+    fn local_address(&mut self, socket: &TcpStream) -> io::Result<SocketAddr> {
+        socket.local_addr()
+    }
+
+    fn original_destination(&mut self, socket: &TcpStream) -> Option<SocketAddr> {
+        socket::original_dst(socket).ok()
+    }
+
+    fn dial(&mut self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+        let options = ConnectOptions {
+            source: source.map(|address| SocketAddr::new(address, 0)),
+            mark: self.settings.mark,
+            keepalive: self.settings.keepalive,
+            user_timeout: self.settings.user_timeout,
+            nodelay: true,
+        };
+        let may_fall_back = source.is_some() && self.settings.original_source.is_none();
+        let dialled = pod.netns.enter(|| match socket::connect_tcp(destination, &options) {
+            Err(_) if may_fall_back => {
+                socket::connect_tcp(destination, &ConnectOptions { source: None, ..options.clone() })
+            }
+            dialled => dialled,
+        })?;
+        dialled.map(TcpStream::from_std)
+    }
+
+    fn take_error(&mut self, socket: &TcpStream) -> Option<io::Error> {
+        socket.take_error().ok().flatten()
+    }
+
+    fn register(&mut self, socket: &TcpStream, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), mio_token(token), interest)
+    }
+
+    fn register_listener(&mut self, listener: &TcpListener, token: Token) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&listener.as_raw_fd()), mio_token(token), Interest::READABLE)
+    }
+
+    fn read(&mut self, mut socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| socket.read(into))
+    }
+
+    fn read_vectored(&mut self, mut socket: &TcpStream, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        uninterrupted(|| socket.read_vectored(into))
+    }
+
+    fn write(&mut self, mut socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        uninterrupted(|| socket.write(bytes))
+    }
+
+    fn write_vectored(&mut self, mut socket: &TcpStream, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        uninterrupted(|| socket.write_vectored(bytes))
+    }
+
+    fn end(&mut self, socket: &TcpStream) {
+        // It fails only when the peer has reset already, which the next read tells.
+        let _ = socket.shutdown(Shutdown::Write);
+    }
+
+    fn close(&mut self, socket: TcpStream, reset: bool) {
+        if reset {
+            // Fails only for a descriptor that is no socket.
+            let _ = socket::set_linger_reset(&socket);
+        }
+        // Closing the last descriptor also removes it from epoll.
+    }
+}
+
+fn mio_token(token: Token) -> mio::Token {
+    mio::Token(token.to_bits() as usize)
+}
+
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}

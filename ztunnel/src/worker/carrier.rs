@@ -1,0 +1,155 @@
+//! One turn of a tunnel: read, open, act on what the codec said, then fill, seal and send one batch. The heart of the
+//! data path; see reference/datapath.md sections 4 and 5 for why it is shaped like this.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use hbone::proto::StreamId;
+
+use super::api::Reason;
+use super::io::Io;
+use super::slots::Key;
+use super::state::Worker;
+use super::tunnel::{Act, Loss, Phase, Received};
+
+/// Reads and batches per tunnel and turn: a firehose must not starve its neighbours.
+const ROUNDS: usize = 4;
+/// Slices of one stream's bytes per vectored write.
+const RUN: usize = 64;
+
+impl<I: Io> Worker<I> {
+    /// One turn of a queued tunnel.
+    pub(super) fn run_tunnel(&mut self, key: Key, io: &mut I) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        tunnel.queued = false;
+        if let Err(loss) = self.turn(key, io) {
+            self.lose(key, loss, io);
+        }
+    }
+
+    fn turn(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
+        let closed = self.receive(key, io)?;
+        self.send(key, io)?;
+        let Some(tunnel) = self.tunnels.get(key) else { return Ok(()) };
+        if closed {
+            let idle = tunnel.members.is_empty() && tunnel.waiting.is_empty() && tunnel.phase == Phase::Open;
+            if idle {
+                self.close_tunnel(key, io);
+                return Ok(());
+            }
+            let reason = if tunnel.phase == Phase::Handshake { Reason::Tls } else { Reason::TunnelLost };
+            return Err(Loss::new(reason, "the peer closed the connection"));
+        }
+        let again = tunnel.readable || (!tunnel.blocked && !tunnel.ready.is_empty());
+        let drained = tunnel.phase == Phase::Open
+            && tunnel.members.is_empty()
+            && tunnel.backlog.is_empty()
+            && (tunnel.h2.as_ref().is_some_and(|h2| h2.is_drained()) || (tunnel.going_away && tunnel.is_client()));
+        if drained {
+            self.close_tunnel(key, io);
+        } else if again {
+            self.queue_tunnel(key);
+        }
+        Ok(())
+    }
+
+    /// Reads and acts until the socket is empty or the turn is over. True: the peer has closed.
+    fn receive(&mut self, key: Key, io: &mut I) -> Result<bool, Loss> {
+        for _ in 0..ROUNDS {
+            let mut received = Received::default();
+            let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(false) };
+            let read = tunnel.read(io, &mut self.buffers, &mut received);
+            if received.established && tunnel.phase == Phase::Handshake && read.is_ok() {
+                self.established(key)?;
+            }
+            let more = read?;
+            if more {
+                self.understand(key, io)?;
+            }
+            if received.closed || !more {
+                return Ok(received.closed);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Parses the opened bytes, then acts on what they said. Two passes, so that acting may touch everything.
+    fn understand(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+        if self.buffers.plain.is_empty() {
+            return Ok(());
+        }
+        let plain = std::mem::take(&mut self.buffers.plain);
+        let mut acts = std::mem::take(&mut self.queues.acts);
+        let parsed = tunnel.parse(&plain, &mut acts, self.now);
+        self.act(key, &plain, &mut acts, io);
+        self.queues.acts = acts;
+        self.buffers.plain = plain;
+        parsed
+    }
+
+    fn act(&mut self, tunnel: Key, plain: &[u8], acts: &mut Vec<Act>, io: &mut I) {
+        // A run of DATA of one stream leaves by one vectored write.
+        let mut run: [IoSlice<'_>; RUN] = [IoSlice::new(&[]); RUN];
+        let mut filled = 0;
+        let mut running: Option<(StreamId, u64)> = None;
+        for act in acts.drain(..) {
+            if let Act::Data(stream, key, range) = &act {
+                if running.is_some_and(|(one, _)| one != *stream) || filled == RUN {
+                    self.deliver(tunnel, running.take(), &run[..filled], io);
+                    filled = 0;
+                }
+                running = Some((*stream, *key));
+                run[filled] = IoSlice::new(&plain[Range::clone(range)]);
+                filled += 1;
+                continue;
+            }
+            self.deliver(tunnel, running.take(), &run[..filled], io);
+            filled = 0;
+            match act {
+                Act::Request(stream, head) => self.inbound_request(tunnel, stream, *head, io),
+                Act::Response(stream, key, head) => self.outbound_response(stream, Key::from_bits(key), &head, io),
+                Act::End(_, key) => self.far_end(Key::from_bits(key), io),
+                Act::Reset(key, code) => self.far_reset(Key::from_bits(key), code, io),
+                Act::Credit(key) => self.queue_reading(Key::from_bits(key)),
+                Act::GoAway => self.peer_goes_away(tunnel),
+                Act::Data(..) => {}
+            }
+        }
+        self.deliver(tunnel, running, &run[..filled], io);
+    }
+
+    fn peer_goes_away(&mut self, key: Key) {
+        self.leave_pool(key);
+        if let Some(tunnel) = self.tunnels.get_mut(key) {
+            tunnel.going_away = true;
+        }
+        self.queue_tunnel(key);
+    }
+
+    /// Fills, seals and sends batches until nothing is left, the socket is full, or the turn is over.
+    fn send(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
+        for _ in 0..ROUNDS {
+            let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+            if !tunnel.flush(io)? {
+                return Ok(());
+            }
+            if tunnel.phase == Phase::Closing {
+                self.drop_tunnel(key, io);
+                return Ok(());
+            }
+            if tunnel.phase != Phase::Open {
+                return Ok(());
+            }
+            self.fill(key, io);
+            if self.buffers.batch.is_empty() {
+                return Ok(());
+            }
+            let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+            tunnel.send(io, &mut self.buffers)?;
+        }
+        // More than a turn's worth: the rest after the neighbours.
+        self.queue_tunnel(key);
+        Ok(())
+    }
+}

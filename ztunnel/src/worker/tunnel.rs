@@ -1,0 +1,286 @@
+//! One carrier: TCP + TLS + HTTP/2 between two proxies, either role, with the streams on it. Moves bytes between the
+//! socket and the codec; what the events mean is decided in `carrier`, `outbound`, `inbound`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hbone::headers::{ConnectRequest, ConnectResponse};
+use hbone::proto::{Connection, ErrorCode, Event, StreamId};
+use mesh::identity::Identity;
+
+use super::api::Reason;
+use super::buffers::{Buffers, Outgoing};
+use super::io::Io;
+use super::slots::Key;
+use super::timers::Alarm;
+use super::tls::Tls;
+
+/// Reads per tunnel and turn: a firehose must not starve its neighbours.
+const READS: usize = 4;
+/// A backlog up to this size is copied so that a stalled tunnel does not keep a whole send buffer.
+const SMALL_BACKLOG: usize = 64 << 10;
+/// How often the codec's flood counters start anew while bytes arrive.
+const TICK: Duration = Duration::from_secs(1);
+
+/// One carrier.
+pub(super) struct Tunnel<S> {
+    pub(super) pod: Key,
+    pub(super) role: Role,
+    pub(super) phase: Phase,
+    pub(super) socket: Option<S>,
+    pub(super) tls: Option<Box<Tls>>,
+    pub(super) h2: Option<Box<Connection>>,
+    /// Who the peer proved to be.
+    pub(super) peer: Option<Identity>,
+    /// Whom we prove to be.
+    pub(super) own: Option<Identity>,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    /// Sealed bytes that the socket did not take. While there are any, no application is read for this tunnel.
+    pub(super) backlog: Outgoing,
+    pub(super) readable: bool,
+    /// FIN was announced by an event.
+    pub(super) ended: bool,
+    /// The last write would have blocked.
+    pub(super) blocked: bool,
+    /// Stands in the worker's list.
+    pub(super) queued: bool,
+    /// The peer takes no new streams, or we want none.
+    pub(super) going_away: bool,
+    /// Streams whose application has bytes for us.
+    pub(super) ready: VecDeque<Key>,
+    /// Links that wait for the tunnel to open (client).
+    pub(super) waiting: Vec<Key>,
+    /// Links that have a stream here.
+    pub(super) members: Vec<Key>,
+    pub(super) alarm: Alarm,
+    /// When bytes last arrived, or streams were last here.
+    pub(super) heard: Instant,
+    pub(super) pinged: bool,
+    ticked: Instant,
+}
+
+/// Which side we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Role {
+    /// We dialled it for streams of one pod.
+    Client(PoolKey),
+    /// A peer dialled one of our pods.
+    Server,
+}
+
+/// What makes two outbound links fit on one tunnel. The pod stands for source identity and namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    pub(super) pod: Key,
+    pub(super) next_hop: SocketAddr,
+    pub(super) accepted: Arc<[Identity]>,
+}
+
+/// How far a tunnel has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Waits for the pod's workload or certificate.
+    Certificate,
+    /// TCP runs.
+    Dial,
+    /// TLS runs.
+    Handshake,
+    /// Streams may be opened.
+    Open,
+    /// Our last bytes are on their way.
+    Closing,
+}
+
+/// Why a tunnel ended.
+#[derive(Debug)]
+pub(super) struct Loss {
+    pub(super) reason: Reason,
+    pub(super) detail: String,
+}
+
+impl Loss {
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// What the codec said, with ranges of the worker's plaintext buffer instead of borrowed bytes.
+#[derive(Debug)]
+pub(super) enum Act {
+    Request(StreamId, Box<ConnectRequest>),
+    Response(StreamId, u64, Box<ConnectResponse>),
+    Data(StreamId, u64, Range<usize>),
+    End(StreamId, u64),
+    Reset(u64, ErrorCode),
+    Credit(u64),
+    GoAway,
+}
+
+/// What one turn of receiving ended with.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Received {
+    /// The handshake is done with this turn: create the codec.
+    pub(super) established: bool,
+    /// The peer has closed (FIN or close_notify): nothing more will come.
+    pub(super) closed: bool,
+}
+
+impl<S> Tunnel<S> {
+    pub(super) fn new(pod: Key, role: Role, local: SocketAddr, remote: SocketAddr, now: Instant) -> Self {
+        Self {
+            pod,
+            role,
+            phase: Phase::Certificate,
+            socket: None,
+            tls: None,
+            h2: None,
+            peer: None,
+            own: None,
+            local,
+            remote,
+            backlog: Outgoing::default(),
+            readable: false,
+            ended: false,
+            blocked: false,
+            queued: false,
+            going_away: false,
+            ready: VecDeque::new(),
+            waiting: Vec::new(),
+            members: Vec::new(),
+            alarm: Alarm::default(),
+            heard: now,
+            pinged: false,
+            ticked: now,
+        }
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        matches!(self.role, Role::Client(_))
+    }
+
+    /// Reads once and opens records into `buffers.plain` (cleared first). False: nothing to read now.
+    pub(super) fn read(
+        &mut self,
+        io: &mut impl Io<Socket = S>,
+        buffers: &mut Buffers,
+        received: &mut Received,
+    ) -> Result<bool, Loss> {
+        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else { return Ok(false) };
+        if !self.readable {
+            return Ok(false);
+        }
+        buffers.plain.clear();
+        let held = tls.resume(&mut buffers.rx);
+        let room = buffers.rx.len() - held;
+        let n = match io.read(socket, &mut buffers.rx[held..]) {
+            Ok(n) => n,
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(false);
+            }
+            Err(fault) => return Err(Loss::new(Reason::TunnelLost, format!("read: {fault}"))),
+        };
+        if n == 0 {
+            self.readable = false;
+            received.closed = true;
+            return Ok(false);
+        }
+        if n < room && !self.ended {
+            // Edge-triggered: what comes later makes a new event, unless that event was the FIN we know of.
+            self.readable = false;
+        }
+        let opened = tls
+            .open(&mut buffers.rx[..held + n], &mut buffers.plain, &mut self.backlog)
+            .map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
+        received.established = opened.established;
+        received.closed |= opened.closed;
+        Ok(true)
+    }
+
+    /// Runs the codec over `plain` and lists what it said.
+    pub(super) fn parse(&mut self, plain: &[u8], acts: &mut Vec<Act>, now: Instant) -> Result<(), Loss> {
+        let Some(h2) = &mut self.h2 else { return Ok(()) };
+        self.heard = now;
+        self.pinged = false;
+        if now.saturating_duration_since(self.ticked) >= TICK {
+            self.ticked = now;
+            h2.tick();
+        }
+        let mut input = plain;
+        loop {
+            let event = h2.receive(&mut input).map_err(|fault| Loss::new(Reason::Http2, fault.to_string()))?;
+            let Some(event) = event else { return Ok(()) };
+            match event {
+                Event::Request { stream, head } => acts.push(Act::Request(stream, head)),
+                Event::Response { stream, key, head } => acts.push(Act::Response(stream, key, head)),
+                Event::Data { stream, key, bytes } => {
+                    let start = bytes.as_ptr() as usize - plain.as_ptr() as usize;
+                    acts.push(Act::Data(stream, key, start..start + bytes.len()));
+                }
+                Event::End { stream, key } => acts.push(Act::End(stream, key)),
+                Event::Reset { key, code, .. } => acts.push(Act::Reset(key, code)),
+                Event::SendCredit { key, .. } => acts.push(Act::Credit(key)),
+                Event::GoAway { .. } => acts.push(Act::GoAway),
+                Event::Refused { .. } | Event::Settings | Event::Pong => {}
+            }
+        }
+    }
+
+    /// Sends what is sealed already. True: nothing is left.
+    pub(super) fn flush(&mut self, io: &mut impl Io<Socket = S>) -> Result<bool, Loss> {
+        let Some(socket) = &self.socket else { return Ok(false) };
+        while !self.backlog.is_empty() {
+            if self.blocked {
+                return Ok(false);
+            }
+            let wanted = self.backlog.pending().len();
+            match io.write(socket, self.backlog.pending()) {
+                Ok(n) => {
+                    self.backlog.sent(n);
+                    self.blocked = n < wanted;
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
+                Err(fault) => return Err(Loss::new(Reason::TunnelLost, format!("write: {fault}"))),
+            }
+        }
+        if self.backlog.capacity() > 0 {
+            self.backlog = Outgoing::default();
+        }
+        Ok(true)
+    }
+
+    /// Seals `buffers.batch` and sends it; what the socket does not take becomes the backlog. The backlog must be empty.
+    pub(super) fn send(&mut self, io: &mut impl Io<Socket = S>, buffers: &mut Buffers) -> Result<(), Loss> {
+        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else { return Ok(()) };
+        let sealed = &mut buffers.tx;
+        sealed.clear();
+        tls.seal(buffers.batch.pending(), sealed).map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
+        buffers.batch.clear();
+        let wanted = sealed.pending().len();
+        match io.write(socket, sealed.pending()) {
+            Ok(n) => sealed.sent(n),
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+            Err(fault) => return Err(Loss::new(Reason::TunnelLost, format!("write: {fault}"))),
+        }
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        self.blocked = true;
+        let rest = sealed.pending().len();
+        debug_assert!(rest <= wanted);
+        if rest <= SMALL_BACKLOG {
+            let room = self.backlog.room(rest);
+            room[..rest].copy_from_slice(sealed.pending());
+            self.backlog.grow(rest);
+            sealed.clear();
+        } else {
+            self.backlog = buffers.take_tx();
+        }
+        Ok(())
+    }
+}
