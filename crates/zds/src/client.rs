@@ -53,7 +53,7 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Io`] when the agent is gone.
     pub async fn ack(&mut self, done: Result<(), String>) -> Result<(), ClientError> {
-        let bytes = codec::encode_ack(done.as_ref().map(|()| ()).map_err(String::as_str));
+        let bytes = codec::encode_ack(done.err().as_deref());
         Ok(self.socket.send(&bytes, None).await?)
     }
 }

@@ -212,9 +212,9 @@ pub fn decode_request(mut packet: Packet<'_>) -> Result<Request, ProtocolError> 
     })
 }
 
-/// The answer to a request; an error text is shortened to fit.
+/// The answer to a request: `None` = done; an error text is shortened to fit.
 #[must_use]
-pub fn encode_ack(done: Result<(), &str>) -> Vec<u8> {
+pub fn encode_ack(error: Option<&str>) -> Vec<u8> {
     // An empty text would mean success.
     let text = done.err().map(|text| {
         if text.is_empty() {

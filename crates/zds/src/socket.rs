@@ -1,12 +1,21 @@
 //! A seqpacket connection under tokio, with packets of the protocol's size. Used by both halves.
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use sys::seqpacket::{Connection, Received};
 use tokio::io::unix::AsyncFd;
 
 use crate::codec::{MAX_PACKET, Packet};
+
+/// Puts a socket under tokio's eye.
+#[expect(
+    deprecated,
+    reason = "the successor is unsafe because it takes any AsRawFd; our sockets own their descriptor for life"
+)]
+pub(crate) fn watched<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::new(socket)
+}
 
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -17,7 +26,7 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(connection: Connection) -> io::Result<Self> {
         Ok(Self {
-            fd: AsyncFd::register(connection)?,
+            fd: watched(connection)?,
             buffer: Box::new([0; MAX_PACKET]),
         })
     }

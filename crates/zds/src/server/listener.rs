@@ -9,6 +9,7 @@ use sys::seqpacket;
 use tokio::io::unix::AsyncFd;
 
 use super::BindError;
+use crate::socket::watched;
 
 /// A bound ZDS socket; dropping it removes the socket file and releases the lock.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Listener {
             _ => {}
         }
         let socket = seqpacket::Listener::bind(path).map_err(fault)?;
-        let fd = AsyncFd::register(socket).map_err(fault)?;
+        let fd = watched(socket).map_err(fault)?;
         Ok(Self {
             fd,
             path: path.to_owned(),
