@@ -216,7 +216,7 @@ pub fn decode_request(mut packet: Packet<'_>) -> Result<Request, ProtocolError> 
 #[must_use]
 pub fn encode_ack(error: Option<&str>) -> Vec<u8> {
     // An empty text would mean success.
-    let text = done.err().map(|text| {
+    let text = error.map(|text| {
         if text.is_empty() {
             "unknown error"
         } else {
