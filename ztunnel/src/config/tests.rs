@@ -1,0 +1,111 @@
+use super::*;
+
+fn read(pairs: &[(&str, &str)]) -> Result<Config, Faults> {
+    let pairs = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::read(Settings::from_pairs(pairs))
+}
+
+#[test]
+fn defaults_are_upstreams() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.worker.stream_window, 4 << 20);
+    assert_eq!(config.worker.connection_window, 16 << 20);
+    assert_eq!(config.worker.mark, Some(1337));
+    assert_eq!(config.zds.to_str(), Some("/var/run/ztunnel/ztunnel.sock"));
+    assert_eq!(config.termination, Duration::from_secs(5));
+    assert_eq!(config.ca.grpc.address, "https://localhost:15012");
+    assert_eq!(config.admin.admin.to_string(), "127.0.0.1:15000");
+    assert_eq!(config.admin.readiness.to_string(), "[::]:15021");
+    assert!(config.workers >= 2);
+    assert_eq!(&*config.own.cluster, "Kubernetes");
+}
+
+#[test]
+fn the_grace_period_leaves_time_for_the_end() {
+    for (grace, seconds) in [("30", 25), ("11", 6), ("10", 9), ("1", 1), ("0", 1)] {
+        let config = read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap();
+        assert_eq!(config.termination, Duration::from_secs(seconds), "{grace}");
+    }
+    let pairs = [
+        ("TERMINATION_GRACE_PERIOD_SECONDS", "30"),
+        ("CONNECTION_TERMINATION_DEADLINE", "2s"),
+    ];
+    assert_eq!(read(&pairs).unwrap().termination, Duration::from_secs(2));
+}
+
+#[test]
+fn an_address_without_a_scheme_is_https_and_an_empty_one_is_none() {
+    let config = read(&[
+        ("XDS_ADDRESS", "istiod:15012"),
+        ("CA_ADDRESS", "http://127.0.0.1:1"),
+    ])
+    .unwrap();
+    assert_eq!(config.xds.grpc.unwrap().address, "https://istiod:15012");
+    assert_eq!(config.ca.grpc.address, "http://127.0.0.1:1");
+    assert!(read(&[("XDS_ADDRESS", "")]).unwrap().xds.grpc.is_none());
+}
+
+#[test]
+fn all_faults_are_reported_together() {
+    let pairs = [
+        ("KEEPALIVE_ENABLED", "yes"),
+        ("SECRET_TTL", "never"),
+        ("HTTP2_FRAME_SIZE", "5"),
+        ("PROXY_MODE", "dedicated"),
+        ("CRL_PATH", "/crl.pem"),
+        ("ISTIO_METAJSON_LABELS", "{"),
+    ];
+    let faults = read(&pairs).unwrap_err();
+    let mut names: Vec<&str> = faults.0.iter().map(|fault| fault.name.as_str()).collect();
+    let mut expected: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
+    (names.sort_unstable(), expected.sort_unstable());
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn the_dump_has_upstreams_keys() {
+    let captured = include_str!("../../testdata/config_dump.json");
+    let captured: Value = serde_json::from_str(captured).unwrap();
+    let ours = read(&[]).unwrap().dump;
+    let missing: Vec<&String> = captured["config"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .filter(|key| ours.get(key.as_str()).is_none())
+        .collect();
+    // DNS, SOCKS5 and test modes are not in this version.
+    let absent = [
+        "clusterDomain",
+        "caHeaders",
+        "dnsProxyAddr",
+        "dnsResolverCfg",
+        "dnsResolverOpts",
+        "fakeSelfInbound",
+        "localhostAppTunnel",
+        "preferedServiceNamespace",
+        "proxyArgs",
+        "proxyMetadata",
+        "proxyWorkloadInformation",
+        "socks5Addr",
+        "xdsHeaders",
+        "ztunnelIdentity",
+        "ztunnelWorkload",
+    ];
+    assert_eq!(
+        missing
+            .iter()
+            .filter(|key| !absent.contains(&key.as_str()))
+            .count(),
+        0,
+        "{missing:?}"
+    );
+}
+
+#[test]
+fn each_setting_is_documented_once_with_a_meaning() {
+    let rows = Config::documentation();
+    assert!(rows.iter().all(|row| !row.meaning.is_empty()));
+    assert!(rows.iter().any(|row| row.name == "ZTUNNEL_WORKER_THREADS"));
+}

@@ -1,0 +1,205 @@
+//! The TCP metrics of all connections. Label sets are interned and the counters of a set are held, so that an event
+//! costs one map look-up. Called by `report` for each notice, and before each scrape for the bytes of live
+//! connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use runtime::metrics::Registry;
+
+use super::labels::{Labels, Series, reporter};
+use super::reason::{Flag, Outcome};
+use crate::worker::api::{Connection, Direction};
+
+/// Counters of all label sets, and what of the live connections has been counted already.
+#[derive(Debug)]
+pub struct Metrics {
+    opened: Family<Series, Counter>,
+    closed: Family<Series, Counter>,
+    failed: Family<Series, Counter>,
+    sent: Family<Series, Counter>,
+    received: Family<Series, Counter>,
+    open: [Gauge; 2],
+    interned: HashMap<Arc<Labels>, Arc<Handles>>,
+    /// Keyed by the address of the connection, which the `Arc` in the value keeps from being reused.
+    live: HashMap<usize, Live>,
+}
+
+/// Counters of one label set, with the flag `-`.
+#[derive(Debug)]
+struct Handles {
+    labels: Arc<Labels>,
+    opened: Counter,
+    closed: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+#[derive(Debug)]
+struct Live {
+    connection: Arc<Connection>,
+    handles: Arc<Handles>,
+    sent: u64,
+    received: u64,
+}
+
+/// The `reporter` label alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Reporter(Direction);
+
+impl EncodeLabelSet for Reporter {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("reporter", reporter(self.0)).encode(encoder.encode_label())
+    }
+}
+
+impl Metrics {
+    /// Registers the families, with upstream's names and help texts.
+    pub fn new(registry: &Registry) -> Self {
+        let family = |name: &str, help: &str| {
+            registry.register(name, help, Family::<Series, Counter>::default())
+        };
+        let opened = family(
+            "istio_tcp_connections_opened",
+            "The total number of TCP connections opened",
+        );
+        let closed = family(
+            "istio_tcp_connections_closed",
+            "The total number of TCP connections closed",
+        );
+        let failed = family(
+            "istio_tcp_connections_failed",
+            "The total number of TCP connections that failed",
+        );
+        let received = family(
+            "istio_tcp_received_bytes",
+            "The size of total bytes received during request in case of a TCP connection",
+        );
+        let sent = family(
+            "istio_tcp_sent_bytes",
+            "The size of total bytes sent during response in case of a TCP connection",
+        );
+        let sockets: Family<Reporter, Gauge> = registry.register(
+            "istio_tcp_sockets_open",
+            "The current number of open TCP sockets (unstable)",
+            Family::default(),
+        );
+        let open = [Direction::Inbound, Direction::Outbound]
+            .map(|way| sockets.get_or_create_owned(&Reporter(way)));
+        Self {
+            opened,
+            closed,
+            failed,
+            sent,
+            received,
+            open,
+            interned: HashMap::new(),
+            live: HashMap::new(),
+        }
+    }
+
+    /// A connection was opened. Returns its labels, for the log.
+    pub fn opened(&mut self, connection: &Arc<Connection>) -> Arc<Labels> {
+        let handles = self.handles(Labels::of(connection));
+        handles.opened.inc();
+        self.open_gauge(connection.direction).inc();
+        let labels = Arc::clone(&handles.labels);
+        let live = Live {
+            connection: Arc::clone(connection),
+            handles,
+            sent: 0,
+            received: 0,
+        };
+        self.live.insert(key(connection), live);
+        labels
+    }
+
+    /// An opened connection ended with `flag`. Returns its labels, for the log.
+    pub fn closed(
+        &mut self,
+        connection: &Arc<Connection>,
+        flag: Flag,
+        outcome: Outcome,
+    ) -> Arc<Labels> {
+        if !self.live.contains_key(&key(connection)) {
+            // A worker always says "opened" first; should it not, the counts still agree with each other.
+            self.opened(connection);
+        }
+        let mut live = self
+            .live
+            .remove(&key(connection))
+            .expect("it was there or has just been inserted");
+        live.count();
+        self.open_gauge(connection.direction).dec();
+        let labels = Arc::clone(&live.handles.labels);
+        let series = Series {
+            labels: Arc::clone(&labels),
+            flag,
+        };
+        match flag {
+            Flag::None => live.handles.closed.inc(),
+            _ => self.closed.get_or_create(&series).inc(),
+        };
+        if outcome == Outcome::Failed {
+            self.failed.get_or_create(&series).inc();
+        }
+        labels
+    }
+
+    /// Brings the byte counters up to now. Called before a scrape.
+    pub fn count_live(&mut self) {
+        self.live.values_mut().for_each(Live::count);
+    }
+
+    /// Connections that are open, for dumps.
+    pub fn live(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.live.values().map(|live| &live.connection)
+    }
+
+    fn open_gauge(&self, direction: Direction) -> &Gauge {
+        match direction {
+            Direction::Inbound => &self.open[0],
+            Direction::Outbound => &self.open[1],
+        }
+    }
+
+    fn handles(&mut self, labels: Labels) -> Arc<Handles> {
+        if let Some(handles) = self.interned.get(&labels) {
+            return Arc::clone(handles);
+        }
+        let labels = Arc::new(labels);
+        let series = Series {
+            labels: Arc::clone(&labels),
+            flag: Flag::None,
+        };
+        let handles = Arc::new(Handles {
+            labels: Arc::clone(&labels),
+            opened: self.opened.get_or_create_owned(&series),
+            closed: self.closed.get_or_create_owned(&series),
+            sent: self.sent.get_or_create_owned(&series),
+            received: self.received.get_or_create_owned(&series),
+        });
+        self.interned.insert(labels, Arc::clone(&handles));
+        handles
+    }
+}
+
+impl Live {
+    fn count(&mut self) {
+        let (sent, received) = (
+            self.connection.bytes.sent(),
+            self.connection.bytes.received(),
+        );
+        self.handles.sent.inc_by(sent - self.sent);
+        self.handles.received.inc_by(received - self.received);
+        (self.sent, self.received) = (sent, received);
+    }
+}
+
+fn key(connection: &Arc<Connection>) -> usize {
+    Arc::as_ptr(connection).addr()
+}
