@@ -9,14 +9,20 @@ use anyhow::{Context, Result};
 use super::plan::{self, App, ECHO_PORT, HTTP_PORT, HUB, NAMESPACE, NODES, Node, PODS, Paths, Pod};
 use super::process::Program;
 
-/// Readiness port of ztunnel, waypoint and control plane.
+/// Readiness port of ztunnel and waypoint.
 const READY: u16 = 15021;
+/// Admin port of the control plane, which answers readiness too.
+const CONTROL_ADMIN: u16 = 15014;
 /// Port of the control plane's TLS listener.
 const CONTROL_PORT: u16 = 15012;
 
 /// The port on which a process answers `/healthz/ready`, inside its namespace.
-pub fn ready_port(_process: &str) -> u16 {
-    READY
+pub fn ready_port(process: &str) -> u16 {
+    if process == "control-plane" {
+        CONTROL_ADMIN
+    } else {
+        READY
+    }
 }
 
 /// The socket of a node's agent, on which the CNI plugin asks.
@@ -36,7 +42,7 @@ pub fn write_files(paths: &Paths) -> Result<()> {
         let token = random_token()?;
         private(&paths.of(node.name).join("token"), &token)?;
         tokens.push_str(&format!(
-            "- {{token: {token}, namespace: istio-system, serviceAccount: ztunnel, node: {}}}\n",
+            "{token} istio-system/ztunnel node={}\n",
             node.name
         ));
     }
@@ -44,12 +50,9 @@ pub fn write_files(paths: &Paths) -> Result<()> {
         fs::create_dir_all(paths.of(pod.name))?;
         let token = random_token()?;
         private(&paths.of(pod.name).join("token"), &token)?;
-        tokens.push_str(&format!(
-            "- {{token: {token}, namespace: {NAMESPACE}, serviceAccount: {}}}\n",
-            pod.name
-        ));
+        tokens.push_str(&format!("{token} {NAMESPACE}/{}\n", pod.name));
     }
-    private(&paths.control_plane().join("tokens.yaml"), &tokens)
+    private(&paths.control_plane().join("tokens"), &tokens)
 }
 
 /// The control plane, on the hub.
@@ -61,9 +64,9 @@ pub fn control_plane(binaries: &Path, paths: &Paths) -> Program {
         arguments: Vec::new(),
         environment: settings(&[
             ("MANIFESTS", show(&paths.manifests())),
-            ("CA_DIRECTORY", show(&state)),
-            ("TOKENS_FILE", show(&state.join("tokens.yaml"))),
-            ("LISTEN", format!("{HUB}:{CONTROL_PORT}")),
+            ("CA_DIR", show(&state)),
+            ("TOKENS_FILE", show(&state.join("tokens"))),
+            ("XDS_LISTEN", format!("{HUB}:{CONTROL_PORT}")),
             (
                 "SERVER_NAMES",
                 format!("istiod.istio-system.svc,localhost,{HUB}"),

@@ -9,18 +9,21 @@ use crate::demo::manifests;
 use crate::demo::mesh::Mesh;
 use crate::demo::plan::{self, ECHO_PORT, vip};
 
-/// The manifest that the lines below add and take away.
-const PENDING: &str = "62-pending.yaml";
-/// A policy whose condition no L4 proxy knows: the control plane refuses the object and says why, the pods
-/// that it selects still name it.
-const PENDING_POLICY: &str = "\
+/// The pod that says which policy it must not run without, and how.
+const ECHO_POD: &str = "16-echo.yaml";
+const FREE: &str = "labels: {app: echo}";
+const REQUIRING: &str =
+    "labels: {app: echo}\n  annotations: {ambient.causeway.dev/required-policies: lockdown}";
+/// The required policy, once it is there.
+const LOCKDOWN: &str = "62-lockdown.yaml";
+const LOCKDOWN_POLICY: &str = "\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {name: pending, namespace: demo}
+metadata: {name: lockdown, namespace: demo}
 spec:
   selector: {matchLabels: {app: echo}}
   action: ALLOW
-  rules: [{from: [{source: {ipBlocks: [not-an-address]}}]}]
+  rules: [{from: [{source: {principals: [cluster.local/ns/demo/sa/client]}}]}]
 ";
 /// Longest time until a change of manifests shows.
 const EFFECT: Duration = Duration::from_secs(10);
@@ -61,39 +64,52 @@ pub fn outsider(mesh: &mut Mesh) -> Result<String> {
     ))
 }
 
-/// A policy that a workload names and its node lacks denies after 1 s, naming it; then all is as before.
+/// A policy that a workload names and its node lacks denies after 1 s, naming it; once it is there, it
+/// decides.
 pub fn unknown_policy(mesh: &mut Mesh) -> Result<String> {
+    let directory = mesh.manifests();
+    manifests::edit(&directory, ECHO_POD, FREE, REQUIRING)?;
+    let shown = refused_then_served(mesh);
+    if directory.join(LOCKDOWN).exists() {
+        manifests::remove(&directory, LOCKDOWN)?;
+    }
+    manifests::edit(&directory, ECHO_POD, REQUIRING, FREE)?;
+    reachable(mesh, "echo reachable again after the demand was taken away")?;
+    shown
+}
+
+fn refused_then_served(mesh: &Mesh) -> Result<String> {
     let client = plan::the("client").netns();
-    manifests::put(&mesh.manifests(), PENDING, PENDING_POLICY)?;
-    let shown = (|| {
-        let node = plan::the("echo").on().name;
-        let interrupt = mesh.interrupt().clone();
-        let ((line, took), _) =
-            interrupt.until("a refusal that names demo/pending", EFFECT, || {
+    let log = format!("ztunnel-{}", plan::the("echo").on().name);
+    let ((line, took), _) =
+        mesh.interrupt()
+            .until("a refusal that names demo/lockdown", EFFECT, || {
                 let start = Instant::now();
                 let back = client::echo(&client, vip::ECHO, ECHO_PORT, b"hello");
                 let took = start.elapsed();
                 let refused = !matches!(&back, Ok(b) if b == b"hello");
-                let line = find(&mesh.log(&format!("ztunnel-{node}")), &["demo/pending"]);
+                let line = find(&mesh.log(&log), &["demo/lockdown", "error="]);
                 refused.then_some(line).flatten().map(|l| (l, took))
             })?;
-        Ok(format!(
-            "client -> echo refused after {}: {}",
-            seconds(took),
-            reason(&line)
-        ))
-    })();
-    manifests::remove(&mesh.manifests(), PENDING)?;
-    mesh.interrupt().until(
-        "echo reachable again after the policy was taken away",
-        EFFECT,
-        || {
-            client::echo(&client, vip::ECHO, ECHO_PORT, b"hello")
-                .ok()
-                .filter(|b| b == b"hello")
-        },
-    )?;
-    shown
+    manifests::put(&mesh.manifests(), LOCKDOWN, LOCKDOWN_POLICY)?;
+    let arrived = reachable(mesh, "echo reachable once the policy is there")?;
+    Ok(format!(
+        "client -> echo refused after {}: {}; served {} after the policy was written",
+        seconds(took),
+        reason(&line),
+        seconds(arrived)
+    ))
+}
+
+fn reachable(mesh: &Mesh, what: &str) -> Result<Duration> {
+    let client = plan::the("client").netns();
+    let ((), took) = mesh.interrupt().until(what, EFFECT, || {
+        client::echo(&client, vip::ECHO, ECHO_PORT, b"hello")
+            .ok()
+            .filter(|b| b == b"hello")
+            .map(|_| ())
+    })?;
+    Ok(took)
 }
 
 /// The newest line of a node's ztunnel log that holds every word and an error.
