@@ -2,6 +2,7 @@
 //! and small peers (ADS, certificate authority, ZDS, TCP echo) that a test scripts. Dev-only.
 
 pub mod ads;
+pub mod authority;
 pub mod ca;
 pub mod echo;
 pub mod process;
@@ -9,6 +10,7 @@ pub mod redirect;
 mod serve;
 pub mod topology;
 pub mod wait;
+pub mod zds;
 
 /// Ends the calling test early, with a printed reason, on a machine where namespaces cannot be made.
 #[macro_export]
