@@ -285,7 +285,7 @@ impl fmt::Display for Unusable {
         if total == 0 {
             return f.write_str(" has no endpoints");
         }
-        write!(f, " has no usable endpoint: of {total}")?;
+        write!(f, " has no usable endpoint among {total}:")?;
         for (index, (count, what)) in counts.iter().filter(|(count, _)| *count > 0).enumerate() {
             write!(f, "{} {count} {what}", if index > 0 { "," } else { "" })?;
         }

@@ -20,15 +20,18 @@ const LEAF: usize = 16;
 /// The map. `Clone` shares everything.
 #[derive(Debug)]
 pub(crate) struct Map<K, V> {
-    root: Option<Arc<Node<K, V>>>,
+    root: Child<K, V>,
     len: usize,
 }
+
+/// A subtree; none where it would be empty.
+type Child<K, V> = Option<Arc<Node<K, V>>>;
 
 #[derive(Debug, Clone)]
 enum Node<K, V> {
     /// Sorted by hash.
     Leaf(Vec<Entry<K, V>>),
-    Branch(Box<[Option<Arc<Node<K, V>>>; 1 << BITS]>),
+    Branch(Box<[Child<K, V>; 1 << BITS]>),
 }
 
 #[derive(Debug, Clone)]
@@ -156,7 +159,7 @@ fn insert<K: Eq + Clone, V: Clone>(
 
 /// Takes the entry out and, with its last entry, the node.
 fn remove<K: Eq + Clone, V: Clone>(
-    slot: &mut Option<Arc<Node<K, V>>>,
+    slot: &mut Child<K, V>,
     depth: usize,
     hash: u64,
     key: &K,
@@ -230,7 +233,7 @@ impl<K, V> Default for Map<K, V> {
     }
 }
 
-type Children<'a, K, V> = slice::Iter<'a, Option<Arc<Node<K, V>>>>;
+type Children<'a, K, V> = slice::Iter<'a, Child<K, V>>;
 
 /// Walks a map.
 #[derive(Debug)]

@@ -81,12 +81,13 @@ impl Snapshot {
     /// Takes `old` out of every index where `new` will not replace it.
     fn unindex_workload(&mut self, old: &Workload, new: Option<&Workload>) {
         for key in address_keys(old) {
-            if !new.is_some_and(|new| address_keys(new).any(|kept| kept == key)) {
+            let kept = |new| address_keys(new).any(|kept| kept == key);
+            if !new.is_some_and(kept) {
                 self.addresses.change(&key, |claims| claims?.without(old));
             }
         }
         for ports in &old.services {
-            if !new.is_some_and(|new| new.ports_of(&ports.service).is_some()) {
+            if new.is_none_or(|new| new.ports_of(&ports.service).is_none()) {
                 self.endpoints.change(&ports.service, |backends| {
                     let mut backends = backends?;
                     backends.remove(&old.uid);
