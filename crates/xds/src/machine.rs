@@ -176,19 +176,20 @@ impl Machine {
         })
     }
 
-    /// Takes a push apart. Resources that cannot be what they claim are refused here already.
+    /// Takes a push apart. Resources that cannot be what they claim are refused here already; those that
+    /// are no longer asked for (they crossed our request) are passed over, as if never sent.
     pub fn receive(&self, response: DeltaDiscoveryResponse) -> Push {
         let count = response.resources.len() + response.removed_resources.len();
         let mut updates = Vec::with_capacity(count);
         let mut arrived = Vec::with_capacity(response.resources.len());
         let mut rejected = Vec::new();
         for resource in response.resources {
+            if !self.wants(&resource) {
+                continue;
+            }
             match self.check(resource) {
                 Ok((name, version, body)) => {
-                    arrived.push((
-                        name.clone().into_boxed_str(),
-                        version.clone().into_boxed_str(),
-                    ));
+                    arrived.push((name.as_str().into(), version.as_str().into()));
                     updates.push(ResourceUpdate::Upsert {
                         name,
                         version,
@@ -204,10 +205,11 @@ impl Machine {
                 .iter()
                 .map(|name| ResourceUpdate::Remove { name: name.clone() }),
         );
+        let nonce = response.nonce;
         Push {
             updates,
             receipt: Receipt {
-                nonce: response.nonce,
+                nonce,
                 arrived,
                 removed,
                 rejected,
@@ -248,6 +250,14 @@ impl Machine {
             request,
             refused: refused.len(),
         }
+    }
+
+    /// A resource may be asked for by an alias (a workload by its address).
+    fn wants(&self, resource: &Resource) -> bool {
+        let names = &self.wanted.names;
+        self.wanted.wildcard
+            || names.contains(&resource.name)
+            || resource.aliases.iter().any(|alias| names.contains(alias))
     }
 
     fn check(&self, resource: Resource) -> Result<(String, String, Vec<u8>), Rejected> {

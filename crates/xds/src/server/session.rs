@@ -1,6 +1,7 @@
 //! The server's side of delta ADS for one subscriber: what it asked for, what it was sent, what it is
 //! owed. Pure; driven by `stream`.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::{Nack, Resources, View};
 use crate::machine::WILDCARD;
 
 /// The order of types within one change, so that what is named arrives before what names it.
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 8] = [
     type_url::CLUSTER,
     type_url::ENDPOINT,
     type_url::LISTENER,
@@ -20,7 +21,6 @@ const ORDER: [&str; 9] = [
     type_url::ADDRESS,
     type_url::WORKLOAD,
     type_url::AUTHORIZATION,
-    "",
 ];
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
@@ -53,14 +53,25 @@ pub struct Session {
 struct Subscribed {
     wildcard: bool,
     names: BTreeSet<String>,
-    /// What the subscriber has: name and version; `None`: it knows that there is no such resource.
-    sent: BTreeMap<Arc<str>, Option<Arc<str>>>,
+    /// What the subscriber knows, by name.
+    sent: BTreeMap<Arc<str>, Sent>,
     /// The nonce of the push that it has not answered.
     outstanding: Option<String>,
     /// Push even if there is nothing to say: the answer to a first request.
     owed: bool,
     /// The resources up to which `sent` has been brought. Unset after a change of names.
     seen: Option<Arc<Resources>>,
+}
+
+/// What a subscriber knows of one resource.
+#[derive(Debug, PartialEq, Eq)]
+enum Sent {
+    /// It has this version, or refused it: not to be sent again either way.
+    Version(Arc<str>),
+    /// It has some version, and asked to be sent the resource again.
+    Again,
+    /// It was told that there is no such resource.
+    Absent,
 }
 
 impl Session {
@@ -71,12 +82,13 @@ impl Session {
 
     /// Takes a request of the subscriber.
     pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Event {
-        if !self.types.contains_key(&request.type_url) {
-            let subscribed = Subscribed::first(&request);
-            self.types.insert(request.type_url, subscribed);
-            return Event::Subscribed;
-        }
-        let state = self.types.entry(request.type_url.clone()).or_default();
+        let state = match self.types.entry(request.type_url.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(Subscribed::first(&request));
+                return Event::Subscribed;
+            }
+        };
         let changed = state.change_names(&request);
         if request.response_nonce.is_empty() {
             return Event::Subscribed;
@@ -102,6 +114,11 @@ impl Session {
     /// The next push that brings the subscriber towards `view`, or `None` when there is nothing to send
     /// before another request or another view comes. At most one push per type is unanswered.
     pub fn push(&mut self, view: &View) -> Option<DeltaDiscoveryResponse> {
+        // The first pass may find that nothing stands in the way of removals that it held back.
+        self.pass(view).or_else(|| self.pass(view))
+    }
+
+    fn pass(&mut self, view: &View) -> Option<DeltaDiscoveryResponse> {
         let mut order: Vec<String> = self.types.keys().cloned().collect();
         order.sort_by_key(|t| {
             ORDER
@@ -150,8 +167,12 @@ impl Subscribed {
     /// The first request of a type on this stream. Without names it asks for everything.
     fn first(request: &DeltaDiscoveryRequest) -> Self {
         let held = request.initial_resource_versions.iter();
-        let held = held
-            .map(|(name, version)| (Arc::from(name.as_str()), Some(Arc::from(version.as_str()))));
+        let held = held.map(|(name, version)| {
+            (
+                Arc::from(name.as_str()),
+                Sent::Version(Arc::from(version.as_str())),
+            )
+        });
         let mut state = Self {
             wildcard: request.resource_names_subscribe.is_empty(),
             sent: held.collect(),
@@ -171,8 +192,7 @@ impl Subscribed {
     fn change_names(&mut self, request: &DeltaDiscoveryRequest) -> bool {
         for name in &request.resource_names_subscribe {
             self.add(name);
-            // Asking again is asking to be sent again.
-            self.sent.remove(name.as_str());
+            self.send_again(name);
         }
         for name in &request.resource_names_unsubscribe {
             self.remove(name);
@@ -190,6 +210,15 @@ impl Subscribed {
             self.wildcard = true;
         } else {
             self.names.insert(name.to_owned());
+        }
+    }
+
+    /// Asking again is asking to be sent, or told of the absence, again.
+    fn send_again(&mut self, name: &str) {
+        match self.sent.get_mut(name) {
+            Some(Sent::Absent) => drop(self.sent.remove(name)),
+            Some(sent) => *sent = Sent::Again,
+            None => {}
         }
     }
 
@@ -224,8 +253,8 @@ impl Subscribed {
         }
         let mut push = DeltaDiscoveryResponse::default();
         for (name, resource) in self.wanted(resources) {
-            let sent = self.sent.get(name).and_then(Option::as_ref);
-            if sent != Some(&resource.version) {
+            let known = self.sent.get(name);
+            if !matches!(known, Some(Sent::Version(v)) if *v == resource.version) {
                 push.resources.push(encode(name, resource));
             }
         }
@@ -238,17 +267,17 @@ impl Subscribed {
         for name in &removed {
             // Who asked for it by name knows now that it is no more.
             if self.names.contains(&**name) {
-                self.sent.insert(name.clone(), None);
+                self.sent.insert(name.clone(), Sent::Absent);
             } else {
                 self.sent.remove(name);
             }
         }
         for resource in &push.resources {
-            let version = Some(Arc::from(resource.version.as_str()));
+            let version = Sent::Version(Arc::from(resource.version.as_str()));
             self.sent.insert(Arc::from(resource.name.as_str()), version);
         }
         for name in &absent {
-            self.sent.insert(name.clone(), None);
+            self.sent.insert(name.clone(), Sent::Absent);
         }
         push.removed_resources = removed
             .iter()
@@ -279,7 +308,7 @@ impl Subscribed {
 
     /// Names that the subscriber has, and that are no more.
     fn gone(&self, resources: &Resources) -> Vec<Arc<str>> {
-        let had = self.sent.iter().filter(|(_, version)| version.is_some());
+        let had = self.sent.iter().filter(|(_, sent)| **sent != Sent::Absent);
         had.filter(|(name, _)| !resources.contains_key(&**name))
             .map(|(n, _)| n.clone())
             .collect()
