@@ -1,0 +1,661 @@
+//! The listeners of a waypoint → `model`. Five names are known; each must have the shape that we carry out.
+
+use super::filters::{Converted1, stats, typed_struct};
+use super::hcm::{access_logs, http_chain};
+use super::messages::PluginConfig;
+use super::{
+    At, Converted, content_hash, decode, limit, matcher, number, rbac, required, socket, take,
+    unpack,
+};
+use crate::model::condition::Rbac;
+use crate::model::listener::{Chain, ChainKind, Inbound, TcpChain, Terminate};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, Http2ProtocolOptions, SocketAddress, address, socket_address,
+};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, Listener, ListenerFilter, filter, listener::ListenerSpecifier,
+    listener_filter,
+};
+use envoy_types::pb::envoy::config::route::v3::{route, route_action, route_match};
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
+    FilterStateValue, filter_state_value,
+};
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetHttpState;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager::RouteSpecifier, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetNetworkState;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
+    TcpProxy, tcp_proxy::ClusterSpecifier, tcp_proxy::TunnelingConfig,
+};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A listener, compiled.
+#[derive(Debug, Clone)]
+pub enum Compiled {
+    /// `connect_terminate`.
+    Terminate(Terminate),
+    /// `main_internal`.
+    Inbound(Inbound),
+    /// One of the originating listeners, whose shape is as we do it.
+    Originate,
+}
+
+/// An LDS resource. `known` are the chains of the last good version: one of the same bytes is kept.
+pub fn from_bytes(bytes: &[u8], known: Option<&Inbound>) -> Converted<(String, Compiled)> {
+    let url = super::type_url::<Listener>();
+    let at = &At::root(&url);
+    let message: Listener = decode(at, bytes)?;
+    let name = message.name.clone();
+    let compiled = match name.as_str() {
+        "connect_terminate" => Compiled::Terminate(terminate(at, message)?),
+        "main_internal" => Compiled::Inbound(inbound(at, message, known)?),
+        "connect_originate" | "inner_connect_originate" | "outer_connect_originate" => {
+            originate(at, message)?;
+            Compiled::Originate
+        }
+        other => {
+            return Err(at
+                .field("name")
+                .refuse(format!("listener {other:?} is not one of a waypoint")));
+        }
+    };
+    Ok((name, compiled))
+}
+
+/// The parts of a listener that differ among ours.
+struct Parts {
+    addresses: Vec<SocketAddr>,
+    chains: Vec<FilterChain>,
+    matcher: Option<envoy_types::pb::xds::r#type::matcher::v3::Matcher>,
+    access: Vec<envoy_types::pb::envoy::config::accesslog::v3::AccessLog>,
+}
+
+fn parts(at: &At<'_>, message: Listener, internal: bool) -> Converted<Parts> {
+    take!(at, message => Listener { address, additional_addresses, filter_chains, filter_chain_matcher,
+            listener_filters, access_log, listener_specifier }
+        ignored { name, stat_prefix, use_original_dst, traffic_direction, connection_balance_config, metadata,
+            per_connection_buffer_limit_bytes, listener_filters_timeout, continue_on_listener_filters_timeout,
+            enable_reuse_port, reuse_port, tcp_backlog_size, drain_type, bind_to_port,
+            max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager }
+        refused { stats_matcher, fcds_config, default_filter_chain, per_connection_buffer_high_watermark_timeout,
+            deprecated_v1, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config,
+            api_listener, enable_mptcp, tcp_keepalive });
+    if internal
+        != matches!(
+            listener_specifier,
+            Some(ListenerSpecifier::InternalListener(_))
+        )
+    {
+        return Err(at
+            .field("listener_specifier")
+            .refuse("is not as for this listener of a waypoint"));
+    }
+    let mut addresses = Vec::new();
+    if let Some(address) = address {
+        addresses.push(socket_address(&at.field("address"), address)?);
+    }
+    for (i, address) in additional_addresses.into_iter().enumerate() {
+        let at = at.index("additional_addresses", i);
+        addresses.push(socket_address(
+            &at,
+            required(&at, "address", address.address)?,
+        )?);
+    }
+    for (i, filter) in listener_filters.into_iter().enumerate() {
+        listener_filter(&at.index("listener_filters", i), filter)?;
+    }
+    Ok(Parts {
+        addresses,
+        chains: filter_chains,
+        matcher: filter_chain_matcher,
+        access: access_log,
+    })
+}
+
+fn listener_filter(at: &At<'_>, filter: ListenerFilter) -> Converted<()> {
+    take!(at, filter => ListenerFilter { config_type } ignored { name, filter_disabled } refused {});
+    let listener_filter::ConfigType::TypedConfig(any) = required(at, "typed_config", config_type)?
+    else {
+        return Err(at.unsupported("config_discovery"));
+    };
+    let known = [
+        "original_dst.v3.OriginalDst",
+        "http_inspector.v3.HttpInspector",
+    ];
+    match any
+        .type_url
+        .strip_prefix("type.googleapis.com/envoy.extensions.filters.listener.")
+    {
+        Some(kind) if known.contains(&kind) && any.value.is_empty() => Ok(()),
+        _ => Err(at
+            .field("typed_config")
+            .refuse(format!("filter type '{}' is not supported", any.type_url))),
+    }
+}
+
+/// A numeric TCP address.
+pub fn socket_address(at: &At<'_>, message: Address) -> Converted<SocketAddr> {
+    let Some(address::Address::SocketAddress(message)) = message.address else {
+        return Err(at.refuse("must be a socket address"));
+    };
+    let at = &at.field("socket_address");
+    take!(at, message => SocketAddress { address, port_specifier } ignored { ipv4_compat }
+        refused { protocol, resolver_name, network_namespace_filepath });
+    let ip = address.parse().map_err(|_| {
+        at.field("address")
+            .refuse(format!("{address:?} is not an IP address"))
+    })?;
+    match port_specifier {
+        Some(socket_address::PortSpecifier::PortValue(port)) => {
+            let port =
+                u16::try_from(port).map_err(|_| at.field("port_value").refuse("is not a port"))?;
+            Ok(SocketAddr::new(ip, port))
+        }
+        _ => Err(at.field("port_value").refuse("missing")),
+    }
+}
+
+/// The filters of a chain, with their types; the chain's other fields must be plain.
+fn chain_filters(at: &At<'_>, chain: FilterChain) -> Converted<(String, Vec<Any>, Option<Any>)> {
+    let (name, filters, socket) = chain_parts(at, chain)?;
+    let socket = socket
+        .map(|socket| socket::config(&at.field("transport_socket"), socket))
+        .transpose()?;
+    let filters = filters.into_iter().enumerate();
+    let filters = filters.map(|(i, filter)| {
+        let at = at.index("filters", i);
+        take!(at, filter => Filter { config_type } ignored { name } refused {});
+        match required(&at, "typed_config", config_type)? {
+            filter::ConfigType::TypedConfig(any) => Ok(any),
+            filter::ConfigType::ConfigDiscovery(_) => Err(at.unsupported("config_discovery")),
+        }
+    });
+    Ok((name, filters.collect::<Result<_, _>>()?, socket))
+}
+
+type Socket = Option<envoy_types::pb::envoy::config::core::v3::TransportSocket>;
+
+fn chain_parts(at: &At<'_>, chain: FilterChain) -> Converted<(String, Vec<Filter>, Socket)> {
+    take!(at, chain => FilterChain { name, filters, transport_socket } ignored { metadata }
+        refused { filter_chain_match, use_proxy_proto, transport_socket_connect_timeout });
+    Ok((name, filters, transport_socket))
+}
+
+fn single(at: &At<'_>, mut chains: Vec<FilterChain>) -> Converted<FilterChain> {
+    match (chains.pop(), chains.is_empty()) {
+        (Some(chain), true) => Ok(chain),
+        _ => Err(at.field("filter_chains").refuse("must be one chain")),
+    }
+}
+
+// ---- connect_terminate ----
+
+fn terminate(at: &At<'_>, message: Listener) -> Converted<Terminate> {
+    let Parts {
+        addresses,
+        chains,
+        matcher,
+        access,
+    } = parts(at, message, false)?;
+    super::unset(at, "filter_chain_matcher", &matcher)?;
+    if addresses.is_empty() {
+        return Err(at.field("address").refuse("missing"));
+    }
+    let mut access = access_logs(at, access)?;
+    let chain = single(at, chains)?;
+    let at = &at.index("filter_chains", 0);
+    let (_, filters, tls) = chain_filters(at, chain)?;
+    let peers = socket::downstream(
+        &at.field("transport_socket.typed_config"),
+        &required(at, "transport_socket", tls)?,
+    )?;
+    let [manager] = filters.as_slice() else {
+        return Err(at
+            .field("filters")
+            .refuse("must be one HTTP connection manager"));
+    };
+    let at_filter = at.index("filters", 0);
+    let at = &at_filter.field("typed_config");
+    let mut out = connect_manager(at, manager)?;
+    access.append(&mut out.access);
+    Ok(Terminate {
+        addresses,
+        peers,
+        access,
+        ..out
+    })
+}
+
+/// The manager that ends the tunnel. Only its parts that matter to a CONNECT are carried out.
+fn connect_manager(at: &At<'_>, any: &Any) -> Converted<Terminate> {
+    let manager: HttpConnectionManager = unpack(at, any)?;
+    take!(at, manager => HttpConnectionManager { http_filters, http2_protocol_options, access_log, route_specifier,
+            upgrade_configs, use_remote_address }
+        ignored { codec_type, stat_prefix, server_name, stream_idle_timeout, tracing, proxy_100_continue,
+            generate_request_id, drain_timeout, delayed_close_timeout, internal_address_config,
+            set_current_client_cert_details, forward_client_cert_details, http_protocol_options,
+            common_http_protocol_options, server_header_transformation, request_id_extension, normalize_path,
+            merge_slashes, path_with_escaped_slashes_action, max_request_headers_kb }
+        refused { add_user_agent, http1_safe_max_connection_duration, http3_protocol_options,
+            scheme_header_transformation, stream_flush_timeout, request_timeout, request_headers_timeout,
+            drain_timeout_jitter, access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
+            xff_num_trusted_hops, original_ip_detection_extensions, early_header_mutation_extensions,
+            skip_xff_append, via, preserve_external_request_id, always_set_request_id_in_response,
+            forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
+            strip_matching_host_port, stream_error_on_invalid_http_message, path_normalization_options,
+            strip_trailing_host_dot, proxy_status_config, typed_header_validation_config, append_x_forwarded_port,
+            append_local_overload, add_proxy_protocol_connection_state, forward_proto_config, strip_port_mode });
+    if use_remote_address.is_some_and(|wrapped| wrapped.value) {
+        return Err(at.unsupported("use_remote_address"));
+    }
+    if !upgrade_configs
+        .iter()
+        .all(|config| config.upgrade_type == "CONNECT" && config.filters.is_empty())
+    {
+        return Err(at.field("upgrade_configs").refuse("must be CONNECT alone"));
+    }
+    connect_route(at, required(at, "route_specifier", route_specifier)?)?;
+    let (max_streams, keepalive) =
+        http2(&at.field("http2_protocol_options"), http2_protocol_options)?;
+    let mut rbac = Vec::new();
+    for (i, filter) in http_filters.into_iter().enumerate() {
+        let at = &at.index("http_filters", i);
+        let http_filter::ConfigType::TypedConfig(any) =
+            required(at, "typed_config", filter.config_type)?
+        else {
+            return Err(at.unsupported("config_discovery"));
+        };
+        rbac.extend(connect_filter(&at.field("typed_config"), &any)?);
+    }
+    let access = access_logs(at, access_log)?;
+    Ok(Terminate {
+        addresses: Vec::new(),
+        peers: Vec::new(),
+        max_streams,
+        keepalive,
+        rbac,
+        access,
+    })
+}
+
+fn connect_filter(at: &At<'_>, any: &Any) -> Converted<Option<Rbac>> {
+    match any.type_url.rsplit('/').next().unwrap_or_default() {
+        "envoy.extensions.filters.http.rbac.v3.RBAC" => {
+            let filter: HttpRbac = unpack(at, any)?;
+            rbac::http(at, filter).map(Some)
+        }
+        "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+            let config: SetHttpState = unpack(at, any)?;
+            take!(at, config => SetHttpState { on_request_headers } ignored {} refused { clear_route_cache });
+            filter_states(at, "on_request_headers", on_request_headers).map(|()| None)
+        }
+        "envoy.extensions.filters.http.router.v3.Router" => {
+            super::unset(at, "router", &unpack::<Router>(at, any)?).map(|()| None)
+        }
+        "udpa.type.v1.TypedStruct" => match typed_struct(at, any)? {
+            Converted1::Nothing => Ok(None),
+            _ => Err(at.refuse("filter is not supported here")),
+        },
+        _ => Err(at.refuse(format!("filter type '{}' is not supported", any.type_url))),
+    }
+}
+
+/// Facts that Envoy carries from listener to listener and that we hold in one structure: key and source
+/// must be exactly as we fill them.
+const STATES: &[(&str, &str)] = &[
+    (
+        "envoy.filters.listener.original_dst.local_ip",
+        "%REQ(:AUTHORITY)%",
+    ),
+    (
+        "envoy.filters.listener.original_dst.local_ip",
+        "%FILTER_STATE(envoy.filters.listener.original_dst.local_ip:PLAIN)%",
+    ),
+    (
+        "envoy.filters.listener.original_dst.local_ip",
+        "%DYNAMIC_METADATA(envoy.filters.listener.original_dst:local)%",
+    ),
+    (
+        "envoy.filters.listener.original_dst.remote_ip",
+        "%DOWNSTREAM_REMOTE_ADDRESS%",
+    ),
+    ("io.istio.connect_authority", "%REQ(:AUTHORITY)%"),
+    ("io.istio.peer_principal", "%DOWNSTREAM_PEER_URI_SAN%"),
+    ("io.istio.local_principal", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+    (
+        "istio.double_hbone.hbone_target_address",
+        "%DYNAMIC_METADATA(istio:double_hbone:hbone_target_address)%",
+    ),
+];
+
+fn filter_states(at: &At<'_>, field: &'static str, values: Vec<FilterStateValue>) -> Converted<()> {
+    use envoy_types::pb::envoy::config::core::v3::{data_source, substitution_format_string};
+    for (i, value) in values.into_iter().enumerate() {
+        let at = at.index(field, i);
+        take!(at, value => FilterStateValue { key, value } ignored { factory_key, shared_with_upstream, read_only, skip_if_empty } refused {});
+        let filter_state_value::Key::ObjectKey(key) = required(&at, "object_key", key)?;
+        let filter_state_value::Value::FormatString(format) =
+            required(&at, "format_string", value)?;
+        let source = match format.format {
+            Some(substitution_format_string::Format::TextFormatSource(source)) => source.specifier,
+            _ => None,
+        };
+        let Some(data_source::Specifier::InlineString(text)) = source else {
+            return Err(at.field("format_string").refuse("must be an inline string"));
+        };
+        if !STATES.contains(&(key.as_str(), text.as_str())) {
+            return Err(at.refuse(format!(
+                "filter state {key:?} from {text:?} is not supported"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn connect_route(at: &At<'_>, specifier: RouteSpecifier) -> Converted<()> {
+    let refuse = || {
+        at.field("route_config")
+            .refuse("must send CONNECT to 'main_internal' and nothing else")
+    };
+    let RouteSpecifier::RouteConfig(config) = specifier else {
+        return Err(refuse());
+    };
+    let [host] = config.virtual_hosts.as_slice() else {
+        return Err(refuse());
+    };
+    let [only] = host.routes.as_slice() else {
+        return Err(refuse());
+    };
+    let connect = only
+        .r#match
+        .as_ref()
+        .and_then(|m| m.path_specifier.as_ref());
+    let target = match &only.action {
+        Some(route::Action::Route(action)) => action.cluster_specifier.as_ref(),
+        _ => None,
+    };
+    let as_expected = host.domains == ["*"]
+        && matches!(connect, Some(route_match::PathSpecifier::ConnectMatcher(_)))
+        && matches!(target, Some(route_action::ClusterSpecifier::Cluster(name)) if name == "main_internal")
+        && only.typed_per_filter_config.is_empty()
+        && only.r#match.as_ref().is_some_and(|m| m.headers.is_empty());
+    if as_expected { Ok(()) } else { Err(refuse()) }
+}
+
+type Streams = (u32, Option<(std::time::Duration, std::time::Duration)>);
+
+fn http2(at: &At<'_>, options: Option<Http2ProtocolOptions>) -> Converted<Streams> {
+    let Some(options) = options else {
+        return Ok((100, None));
+    };
+    take!(at, options => Http2ProtocolOptions { max_concurrent_streams, connection_keepalive }
+        ignored { initial_stream_window_size, initial_connection_window_size, allow_connect, hpack_table_size,
+            use_oghttp2_codec, enable_huffman_encoding }
+        refused { allow_metadata, max_outbound_frames, max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent, stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message, custom_settings_parameters, max_metadata_size,
+            max_header_field_size_kb, disallow_obs_text, stream_reset_burst, stream_reset_rate });
+    let keepalive = connection_keepalive.map(|keepalive| {
+        let interval = limit(at, "connection_keepalive.interval", keepalive.interval)?;
+        let timeout = limit(at, "connection_keepalive.timeout", keepalive.timeout)?;
+        Ok(interval.zip(timeout))
+    });
+    Ok((
+        number(max_concurrent_streams).unwrap_or(100),
+        keepalive.transpose()?.flatten(),
+    ))
+}
+
+// ---- main_internal ----
+
+fn inbound(at: &At<'_>, message: Listener, known: Option<&Inbound>) -> Converted<Inbound> {
+    let Parts {
+        chains,
+        matcher,
+        access,
+        ..
+    } = parts(at, message, true)?;
+    access_logs(at, access)?;
+    let tables = match matcher {
+        Some(matcher) => matcher::tables(&at.field("filter_chain_matcher"), matcher)?,
+        None => matcher::Tables::default(),
+    };
+    let mut out = Inbound {
+        authorities: tables.authorities,
+        addresses: tables.addresses,
+        ..Inbound::default()
+    };
+    for chain in chains {
+        let name: Arc<str> = chain.name.as_str().into();
+        let hash = content_hash(&chain.encode_to_vec());
+        let kept = known
+            .and_then(|known| known.chains.get(&name))
+            .filter(|chain| chain.hash == hash);
+        let chain = match kept {
+            Some(chain) => chain.clone(),
+            None => {
+                let kind = chain_kind(&at.key("filter_chains", &name), chain)?;
+                Arc::new(Chain {
+                    name: name.clone(),
+                    hash,
+                    kind,
+                })
+            }
+        };
+        out.chains.insert(name, chain);
+    }
+    check_names(at, &out)?;
+    Ok(out)
+}
+
+/// A matcher that names a chain that is not there would close connections without a word.
+fn check_names(at: &At<'_>, inbound: &Inbound) -> Converted<()> {
+    let ports = inbound
+        .authorities
+        .values()
+        .chain(inbound.addresses.iter().map(|(_, ports)| ports));
+    let protocols = ports.flat_map(|ports| ports.ports.values().chain(&ports.other));
+    for name in protocols
+        .flat_map(|p| [&p.http1, &p.http2, &p.other])
+        .flatten()
+    {
+        if !inbound.chains.contains_key(name) {
+            return Err(at
+                .field("filter_chain_matcher")
+                .refuse(format!("names chain {name:?}, which is not there")));
+        }
+    }
+    Ok(())
+}
+
+fn chain_kind(at: &At<'_>, chain: FilterChain) -> Converted<ChainKind> {
+    let (_, filters, tls) = chain_filters(at, chain)?;
+    super::unset(at, "transport_socket", &tls)?;
+    let mut judges = Vec::new();
+    let mut metrics = false;
+    let last = filters
+        .len()
+        .checked_sub(1)
+        .ok_or_else(|| at.field("filters").refuse("missing"))?;
+    for (i, any) in filters.iter().enumerate() {
+        let at_filter = at.index("filters", i);
+        let at = &at_filter.field("typed_config");
+        match any.type_url.rsplit('/').next().unwrap_or_default() {
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+                if i == last =>
+            {
+                if !judges.is_empty() {
+                    return Err(at.refuse("stands behind a TCP filter"));
+                }
+                return Ok(ChainKind::Http(Box::new(http_chain(at, any)?)));
+            }
+            "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" if i == last => {
+                let chain = tcp_chain(at, unpack(at, any)?)?;
+                return Ok(ChainKind::Tcp(TcpChain {
+                    rbac: judges,
+                    metrics,
+                    ..chain
+                }));
+            }
+            "envoy.extensions.filters.network.rbac.v3.RBAC" => {
+                judges.push(rbac::network(at, unpack::<NetworkRbac>(at, any)?)?);
+            }
+            "stats.PluginConfig" => {
+                stats(at, unpack::<PluginConfig>(at, any)?)?;
+                metrics = true;
+            }
+            "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
+                network_state(at, unpack(at, any)?)?
+            }
+            "udpa.type.v1.TypedStruct" => {
+                metrics |= matches!(typed_struct(at, any)?, Converted1::Metrics)
+            }
+            _ => return Err(at.refuse(format!("filter type '{}' is not supported", any.type_url))),
+        }
+    }
+    Err(at
+        .field("filters")
+        .refuse("must end in an HTTP connection manager or a TCP proxy"))
+}
+
+fn network_state(at: &At<'_>, config: SetNetworkState) -> Converted<()> {
+    take!(at, config => SetNetworkState { on_new_connection } ignored {}
+        refused { on_downstream_tls_handshake, on_downstream_data });
+    filter_states(at, "on_new_connection", on_new_connection)
+}
+
+fn tcp_chain(at: &At<'_>, proxy: TcpProxy) -> Converted<TcpChain> {
+    let (chain, tunnel) = tcp_proxy(at, proxy)?;
+    super::unset(at, "tunneling_config", &tunnel)?;
+    Ok(chain)
+}
+
+fn tcp_proxy(at: &At<'_>, proxy: TcpProxy) -> Converted<(TcpChain, Option<TunnelingConfig>)> {
+    take!(at, proxy => TcpProxy { idle_timeout, access_log, tunneling_config, max_downstream_connection_duration,
+            cluster_specifier }
+        ignored { stat_prefix, max_connect_attempts }
+        refused { on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout, backoff_options,
+            hash_policy, max_downstream_connection_duration_jitter_percentage, access_log_flush_interval,
+            flush_access_log_on_connected, access_log_options, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
+            upstream_connect_mode, max_early_data_bytes, check_drain_close });
+    let targets = match required(at, "cluster_specifier", cluster_specifier)? {
+        ClusterSpecifier::Cluster(name) => vec![(name.into(), 1)],
+        ClusterSpecifier::WeightedClusters(weighted) => {
+            let at = &at.field("weighted_clusters");
+            let mut targets = Vec::with_capacity(weighted.clusters.len());
+            for (i, cluster) in weighted.clusters.into_iter().enumerate() {
+                super::unset(
+                    &at.index("clusters", i),
+                    "metadata_match",
+                    &cluster.metadata_match,
+                )?;
+                targets.push((cluster.name.into(), cluster.weight));
+            }
+            let sum: u64 = targets.iter().map(|(_, weight)| u64::from(*weight)).sum();
+            if sum == 0 || sum > u64::from(u32::MAX) {
+                return Err(at.refuse(format!("sum of weights {sum} is not in 1..=4294967295")));
+            }
+            targets
+        }
+    };
+    // Envoy's TCP idle timeout is an hour unless it is written down.
+    let idle = if idle_timeout.is_none() {
+        Some(std::time::Duration::from_secs(3600))
+    } else {
+        limit(at, "idle_timeout", idle_timeout)?
+    };
+    let max_duration = limit(
+        at,
+        "max_downstream_connection_duration",
+        max_downstream_connection_duration,
+    )?;
+    let access = access_logs(at, access_log)?;
+    let chain = TcpChain {
+        rbac: Vec::new(),
+        targets,
+        idle_timeout: idle,
+        max_duration,
+        access,
+        metrics: false,
+    };
+    Ok((chain, tunneling_config))
+}
+
+// ---- the originating listeners ----
+
+fn originate(at: &At<'_>, message: Listener) -> Converted<()> {
+    let name = message.name.clone();
+    let Parts {
+        chains,
+        matcher,
+        access,
+        ..
+    } = parts(at, message, true)?;
+    super::unset(at, "filter_chain_matcher", &matcher)?;
+    access_logs(at, access)?;
+    let chain = single(at, chains)?;
+    let at = &at.index("filter_chains", 0);
+    let (_, filters, tls) = chain_filters(at, chain)?;
+    super::unset(at, "transport_socket", &tls)?;
+    for (i, any) in filters.iter().enumerate() {
+        let at_filter = at.index("filters", i);
+        let at = &at_filter.field("typed_config");
+        match any.type_url.rsplit('/').next().unwrap_or_default() {
+            "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
+                network_state(at, unpack(at, any)?)?
+            }
+            "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+                let (chain, tunnel) = tcp_proxy(at, unpack(at, any)?)?;
+                if chain
+                    .targets
+                    .first()
+                    .is_none_or(|(target, _)| **target != *name)
+                {
+                    return Err(at.field("cluster").refuse(format!("must be {name:?}")));
+                }
+                tunneling(
+                    &at.field("tunneling_config"),
+                    required(at, "tunneling_config", tunnel)?,
+                )?;
+            }
+            _ => return Err(at.refuse(format!("filter type '{}' is not supported", any.type_url))),
+        }
+    }
+    Ok(())
+}
+
+/// The CONNECT that we send: its authority is the endpoint's address or the double tunnel's target.
+fn tunneling(at: &At<'_>, config: TunnelingConfig) -> Converted<()> {
+    take!(at, config => TunnelingConfig { hostname, headers_to_add } ignored { propagate_response_headers }
+        refused { use_post, post_path, propagate_response_trailers, request_id_extension, request_id_header,
+            request_id_metadata_key, formatters });
+    let known = [
+        "%DOWNSTREAM_LOCAL_ADDRESS%",
+        "%FILTER_STATE(istio.double_hbone.hbone_target_address:PLAIN)%",
+    ];
+    if !known.contains(&hostname.as_str()) {
+        return Err(at
+            .field("hostname")
+            .refuse(format!("{hostname:?} is not supported")));
+    }
+    for (i, option) in headers_to_add.iter().enumerate() {
+        let key = option
+            .header
+            .as_ref()
+            .map_or("", |header| header.key.as_str());
+        if !["x-forwarded-network", "x-istio-source", "baggage"].contains(&key) {
+            return Err(at
+                .index("headers_to_add", i)
+                .refuse(format!("header {key:?} is not supported")));
+        }
+    }
+    Ok(())
+}
