@@ -1,5 +1,10 @@
 //! The CA client, the store and the gRPC channel against a real tonic server over TLS on loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in unit tests only; a panic is the failure report here too"
+)]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

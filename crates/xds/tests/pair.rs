@@ -2,6 +2,11 @@
 //! connections and changes of subscription: at rest the client has what a naive fold over the accepted
 //! resources gives, and that is the truth but for what it refuses.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in unit tests only; a panic is the failure report here too"
+)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

@@ -1,1 +1,332 @@
+//! Tables of what a subscriber is sent. (Against the client's half: `tests/pair.rs`; over a stream:
+//! `tests/stream.rs`.)
 
+use proto::discovery::Status as Detail;
+use proto::type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE};
+
+use super::*;
+
+fn resources(names: &[(&str, &str)]) -> Arc<Resources> {
+    let resource = |(name, version): &(&str, &str)| {
+        let body = Bytes::from(format!("{name}@{version}"));
+        (
+            Arc::from(*name),
+            Resource {
+                version: Arc::from(*version),
+                body,
+            },
+        )
+    };
+    Arc::new(names.iter().map(resource).collect())
+}
+
+fn view(types: &[(&str, &[(&str, &str)])]) -> View {
+    View {
+        types: types
+            .iter()
+            .map(|(t, names)| (Arc::from(*t), resources(names)))
+            .collect(),
+    }
+}
+
+fn subscribe(type_url: &str, names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: names.iter().map(|n| (*n).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+fn unsubscribe(type_url: &str, names: &[&str]) -> DeltaDiscoveryRequest {
+    let resource_names_unsubscribe = names.iter().map(|n| (*n).to_owned()).collect();
+    DeltaDiscoveryRequest {
+        resource_names_unsubscribe,
+        ..subscribe(type_url, &[])
+    }
+}
+
+fn ack(push: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        response_nonce: push.nonce.clone(),
+        ..subscribe(&push.type_url, &[])
+    }
+}
+
+fn nack(push: &DeltaDiscoveryResponse, message: &str) -> DeltaDiscoveryRequest {
+    let detail = Detail {
+        code: 3,
+        message: message.to_owned(),
+        details: vec![],
+    };
+    DeltaDiscoveryRequest {
+        error_detail: Some(detail),
+        ..ack(push)
+    }
+}
+
+/// A push as text: `+name@version -name`.
+fn shown(push: &DeltaDiscoveryResponse) -> String {
+    let added = push
+        .resources
+        .iter()
+        .map(|r| format!("+{}@{}", r.name, r.version));
+    let removed = push.removed_resources.iter().map(|n| format!("-{n}"));
+    added.chain(removed).collect::<Vec<_>>().join(" ")
+}
+
+/// The next push, answered with an ACK.
+fn next(session: &mut Session, view: &View) -> Option<(String, String)> {
+    let push = session.push(view)?;
+    assert_eq!(session.request(ack(&push)), Event::Accepted);
+    let kind = push
+        .type_url
+        .rsplit('.')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    Some((kind, shown(&push)))
+}
+
+/// All pushes that a view causes, each answered.
+fn all(session: &mut Session, view: &View) -> Vec<String> {
+    std::iter::from_fn(|| next(session, view))
+        .map(|(kind, text)| format!("{kind} {text}"))
+        .collect()
+}
+
+fn started(requests: &[DeltaDiscoveryRequest], view: &View) -> Session {
+    let mut session = Session::new();
+    for request in requests {
+        assert_eq!(session.request(request.clone()), Event::Subscribed);
+    }
+    all(&mut session, view);
+    session
+}
+
+#[test]
+fn a_wildcard_subscriber_gets_all_then_only_what_changed() {
+    let first = view(&[(ADDRESS, &[("a", "1"), ("b", "1")])]);
+    let mut session = Session::new();
+    session.request(subscribe(ADDRESS, &[]));
+    let push = session.push(&first).unwrap();
+    assert_eq!(shown(&push), "+a@1 +b@1");
+    let body = push.resources[0].resource.as_ref().unwrap();
+    assert_eq!(
+        (body.type_url.as_str(), body.value.as_slice()),
+        (ADDRESS, &b"a@1"[..])
+    );
+    session.request(ack(&push));
+    assert_eq!(session.push(&first), None);
+    let second = view(&[(ADDRESS, &[("b", "2"), ("c", "1")])]);
+    assert_eq!(all(&mut session, &second), ["Address +b@2 +c@1 -a"]);
+    assert_eq!(all(&mut session, &View::default()), ["Address -b -c"]);
+}
+
+#[test]
+fn a_first_request_is_answered_even_if_there_is_nothing() {
+    let mut session = Session::new();
+    session.request(subscribe(ADDRESS, &[]));
+    assert_eq!(all(&mut session, &View::default()), ["Address "]);
+}
+
+#[test]
+fn a_resumed_subscriber_gets_the_difference() {
+    let mut request = subscribe(ADDRESS, &[]);
+    let held = [("same", "1"), ("old", "1"), ("gone", "1")];
+    request.initial_resource_versions = held
+        .iter()
+        .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+        .collect();
+    let now = view(&[(ADDRESS, &[("same", "1"), ("old", "2"), ("new", "1")])]);
+    let mut session = Session::new();
+    session.request(request);
+    assert_eq!(all(&mut session, &now), ["Address +new@1 +old@2 -gone"]);
+}
+
+#[test]
+fn names_are_sent_alone_and_absent_ones_are_said_to_be_absent_once() {
+    let first = view(&[(ENDPOINT, &[("a", "1"), ("b", "1")])]);
+    let mut session = started(&[subscribe(ENDPOINT, &["a"])], &first);
+    session.request(subscribe(ENDPOINT, &["b", "x"]));
+    assert_eq!(all(&mut session, &first), ["ClusterLoadAssignment +b@1 -x"]);
+    let second = view(&[(ENDPOINT, &[("a", "1"), ("b", "1"), ("c", "1")])]);
+    assert_eq!(all(&mut session, &second), [""; 0]);
+    let third = view(&[(ENDPOINT, &[("a", "1"), ("x", "5")])]);
+    assert_eq!(all(&mut session, &third), ["ClusterLoadAssignment +x@5 -b"]);
+    let fourth = view(&[(ENDPOINT, &[("a", "1"), ("x", "5"), ("y", "1")])]);
+    assert_eq!(all(&mut session, &fourth), [""; 0]);
+}
+
+#[test]
+fn asking_again_sends_again() {
+    let now = view(&[(ENDPOINT, &[("a", "1")])]);
+    let mut session = started(&[subscribe(ENDPOINT, &["a", "x"])], &now);
+    session.request(subscribe(ENDPOINT, &["a", "x"]));
+    assert_eq!(all(&mut session, &now), ["ClusterLoadAssignment +a@1 -x"]);
+}
+
+#[test]
+fn what_is_no_longer_asked_for_is_no_longer_sent() {
+    let mut session = started(
+        &[subscribe(ENDPOINT, &["a", "b"])],
+        &view(&[(ENDPOINT, &[("a", "1")])]),
+    );
+    session.request(unsubscribe(ENDPOINT, &["a"]));
+    let now = view(&[(ENDPOINT, &[("a", "2"), ("b", "1")])]);
+    assert_eq!(all(&mut session, &now), ["ClusterLoadAssignment +b@1"]);
+}
+
+#[test]
+fn the_wildcard_can_be_asked_for_by_name_and_given_up() {
+    let now = view(&[(ADDRESS, &[("a", "1"), ("b", "1")])]);
+    let mut session = started(&[subscribe(ADDRESS, &["*", "a"])], &now);
+    session.request(unsubscribe(ADDRESS, &["*"]));
+    let later = view(&[(ADDRESS, &[("a", "2"), ("b", "2")])]);
+    assert_eq!(all(&mut session, &later), ["Address +a@2"]);
+    // On demand from the start: both in one request.
+    let mut demand = subscribe(ADDRESS, &["*"]);
+    demand.resource_names_unsubscribe = vec!["*".to_owned()];
+    let mut session = Session::new();
+    session.request(demand);
+    assert_eq!(all(&mut session, &now), ["Address "]);
+}
+
+#[test]
+fn one_push_per_type_waits_for_its_answer_and_then_catches_up() {
+    let mut session = Session::new();
+    session.request(subscribe(ADDRESS, &[]));
+    let push = session.push(&view(&[(ADDRESS, &[("a", "1")])])).unwrap();
+    for version in ["2", "3", "4"] {
+        assert_eq!(session.push(&view(&[(ADDRESS, &[("a", version)])])), None);
+    }
+    session.request(ack(&push));
+    let last = view(&[(ADDRESS, &[("a", "4")])]);
+    assert_eq!(all(&mut session, &last), ["Address +a@4"]);
+}
+
+#[test]
+fn a_refusal_is_reported_and_nothing_is_sent_again_until_it_changes() {
+    let mut session = Session::new();
+    session.request(subscribe(ADDRESS, &[]));
+    let push = session
+        .push(&view(&[(ADDRESS, &[("a", "1"), ("b", "1")])]))
+        .unwrap();
+    let event = session.request(nack(&push, "a: no good"));
+    let want = Nack {
+        type_url: ADDRESS.to_owned(),
+        message: "a: no good".to_owned(),
+    };
+    assert_eq!(event, Event::Refused(want));
+    assert_eq!(
+        all(&mut session, &view(&[(ADDRESS, &[("a", "1"), ("b", "1")])])),
+        [""; 0]
+    );
+    let mended = view(&[(ADDRESS, &[("a", "2"), ("b", "1")])]);
+    assert_eq!(all(&mut session, &mended), ["Address +a@2"]);
+}
+
+#[test]
+fn an_answer_to_an_older_push_changes_nothing() {
+    let now = view(&[(ADDRESS, &[("a", "1")])]);
+    let mut session = Session::new();
+    session.request(subscribe(ADDRESS, &[]));
+    let push = session.push(&now).unwrap();
+    session.request(ack(&push));
+    let later = session.push(&view(&[(ADDRESS, &[("a", "2")])])).unwrap();
+    assert_eq!(session.request(nack(&push, "late")), Event::Stale);
+    assert_eq!(
+        session.push(&view(&[(ADDRESS, &[("a", "3")])])),
+        None,
+        "{}",
+        later.nonce
+    );
+    assert_eq!(session.request(ack(&later)), Event::Accepted);
+}
+
+#[test]
+fn types_go_out_in_the_order_of_dependence() {
+    let types = [
+        AUTHORIZATION,
+        ROUTE,
+        ADDRESS,
+        "type.example/T.Other",
+        LISTENER,
+        ENDPOINT,
+        CLUSTER,
+    ];
+    let now = view(&types.map(|t| (t, &[("a", "1")][..])));
+    let mut session = Session::new();
+    for type_url in types {
+        session.request(subscribe(type_url, &[]));
+    }
+    let order: Vec<_> = std::iter::from_fn(|| session.push(&now))
+        .map(|p| p.type_url)
+        .collect();
+    let want = [
+        CLUSTER,
+        ENDPOINT,
+        LISTENER,
+        ROUTE,
+        ADDRESS,
+        AUTHORIZATION,
+        "type.example/T.Other",
+    ];
+    assert_eq!(order, want);
+}
+
+#[test]
+fn clusters_go_only_after_listeners_and_routes_have_let_go_of_them() {
+    let before = view(&[
+        (CLUSTER, &[("old", "1")]),
+        (ENDPOINT, &[("old", "1")]),
+        (LISTENER, &[("l", "to old")]),
+    ]);
+    let after = view(&[
+        (CLUSTER, &[("new", "1")]),
+        (ENDPOINT, &[("new", "1")]),
+        (LISTENER, &[("l", "to new")]),
+    ]);
+    let mut session = started(
+        &[CLUSTER, ENDPOINT, LISTENER].map(|t| subscribe(t, &[])),
+        &before,
+    );
+    let cluster = session.push(&after).unwrap();
+    assert_eq!(shown(&cluster), "+new@1");
+    session.request(ack(&cluster));
+    let endpoint = session.push(&after).unwrap();
+    assert_eq!(shown(&endpoint), "+new@1");
+    session.request(ack(&endpoint));
+    let listener = session.push(&after).unwrap();
+    assert_eq!(shown(&listener), "+l@to new");
+    assert_eq!(
+        session.push(&after),
+        None,
+        "the listener is not answered yet"
+    );
+    session.request(ack(&listener));
+    assert_eq!(
+        all(&mut session, &after),
+        ["Cluster -old", "ClusterLoadAssignment -old"]
+    );
+}
+
+#[test]
+fn a_removal_alone_is_not_held_back() {
+    let listeners = resources(&[("l", "1")]);
+    let with = |clusters: &[(&str, &str)], listeners: &Arc<Resources>| View {
+        types: [
+            (Arc::from(CLUSTER), resources(clusters)),
+            (Arc::from(LISTENER), listeners.clone()),
+        ]
+        .into(),
+    };
+    let requests = [CLUSTER, LISTENER].map(|t| subscribe(t, &[]));
+    let mut session = started(&requests, &with(&[("a", "1")], &listeners));
+    assert_eq!(all(&mut session, &with(&[], &listeners)), ["Cluster -a"]);
+    // Nor when the listeners were built anew without a change.
+    let mut session = started(&requests, &with(&[("a", "1")], &listeners));
+    assert_eq!(
+        all(&mut session, &with(&[], &resources(&[("l", "1")]))),
+        ["Cluster -a"]
+    );
+}
