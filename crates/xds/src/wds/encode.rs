@@ -1,11 +1,12 @@
 //! Workloads, services and policies: model to message, and to the bytes of a resource. Called by the control
 //! plane and tests. The same value always gives the same bytes.
 
+mod policy;
+
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use mesh::{
-    policy::{Action, Match, Policy, Rule, Scope as PolicyScope, StringMatch},
+    policy::Policy,
     service::{
         AppProtocol, IpFamilies, LoadBalancing, Mode, Scope, Service, ServicePort, Vip, Visibility,
     },
@@ -15,8 +16,9 @@ use mesh::{
     },
 };
 use prost::Message as _;
-use proto::{security, workload as pb};
+use proto::workload as pb;
 
+pub use self::policy::policy_message;
 use super::address::DEFAULT_TRUST_DOMAIN;
 
 /// Body of an `Address` resource named [`Workload::uid`].
@@ -132,37 +134,6 @@ pub fn service_message(service: &Service) -> pb::Service {
             Visibility::Namespace => pb::ServiceVisibility::Namespace,
         }
         .into(),
-    }
-}
-
-/// The message of a policy.
-#[must_use]
-pub fn policy_message(policy: &Policy) -> security::Authorization {
-    let invalid = policy.invalid.is_some();
-    let action = if invalid { Action::Deny } else { policy.action };
-    // A rule without clauses matches everything.
-    let rules = if invalid {
-        vec![security::Rule::default()]
-    } else {
-        policy.rules.iter().map(rule).collect()
-    };
-    security::Authorization {
-        name: text(&policy.name.name),
-        namespace: text(&policy.name.namespace),
-        scope: match policy.scope {
-            PolicyScope::Global => security::Scope::Global,
-            PolicyScope::Namespace => security::Scope::Namespace,
-            PolicyScope::Selector => security::Scope::WorkloadSelector,
-        }
-        .into(),
-        action: match action {
-            Action::Allow => security::Action::Allow,
-            Action::Deny => security::Action::Deny,
-        }
-        .into(),
-        rules,
-        dry_run: policy.dry_run && !invalid,
-        extensions: Vec::new(),
     }
 }
 
@@ -290,61 +261,4 @@ fn load_balancing(balancing: &LoadBalancing) -> Option<pb::LoadBalancing> {
         mode: mode.into(),
         health_policy: health_policy.into(),
     })
-}
-
-fn rule(rule: &Rule) -> security::Rule {
-    let clause = |clause: &mesh::policy::Clause| security::Clause {
-        matches: clause.matches.iter().map(one_match).collect(),
-    };
-    security::Rule {
-        clauses: rule.clauses.iter().map(clause).collect(),
-    }
-}
-
-fn one_match(one: &Match) -> security::Match {
-    let accounts = |values: &[mesh::policy::ServiceAccountMatch]| {
-        values
-            .iter()
-            .map(|value| security::ServiceAccountMatch {
-                namespace: text(&value.namespace),
-                service_account: text(&value.name),
-            })
-            .collect()
-    };
-    let strings = |values: &[StringMatch]| values.iter().map(string).collect();
-    let ranges = |values: &[IpNet]| values.iter().map(range).collect();
-    let ports = |values: &[u16]| values.iter().copied().map(u32::from).collect();
-    security::Match {
-        namespaces: strings(&one.namespaces),
-        not_namespaces: strings(&one.not_namespaces),
-        principals: strings(&one.principals),
-        not_principals: strings(&one.not_principals),
-        source_ips: ranges(&one.source_ips),
-        not_source_ips: ranges(&one.not_source_ips),
-        destination_ips: ranges(&one.destination_ips),
-        not_destination_ips: ranges(&one.not_destination_ips),
-        destination_ports: ports(&one.destination_ports),
-        not_destination_ports: ports(&one.not_destination_ports),
-        service_accounts: accounts(&one.service_accounts),
-        not_service_accounts: accounts(&one.not_service_accounts),
-        extensions: Vec::new(),
-    }
-}
-
-fn string(value: &StringMatch) -> security::StringMatch {
-    use security::string_match::MatchType;
-    let match_type = Some(match value {
-        StringMatch::Exact(text) => MatchType::Exact(text.to_string()),
-        StringMatch::Prefix(text) => MatchType::Prefix(text.to_string()),
-        StringMatch::Suffix(text) => MatchType::Suffix(text.to_string()),
-        StringMatch::Presence => MatchType::Presence(()),
-    });
-    security::StringMatch { match_type }
-}
-
-fn range(range: &IpNet) -> security::Address {
-    security::Address {
-        address: ip(&range.addr()),
-        length: range.prefix_len().into(),
-    }
 }
