@@ -108,8 +108,8 @@ impl<I: Io> Worker<I> {
             filled = 0;
             match act {
                 Act::Request(stream, head) => self.inbound_request(tunnel, stream, *head, io),
-                Act::Response(stream, key, head) => self.outbound_response(stream, Key::from_bits(key), &head, io),
-                Act::End(_, key) => self.far_end(Key::from_bits(key), io),
+                Act::Response(key, head) => self.outbound_response(Key::from_bits(key), &head, io),
+                Act::End(key) => self.far_end(Key::from_bits(key), io),
                 Act::Reset(key, code) => self.far_reset(Key::from_bits(key), code, io),
                 Act::Credit(key) => self.queue_reading(Key::from_bits(key)),
                 Act::GoAway => self.peer_goes_away(tunnel),

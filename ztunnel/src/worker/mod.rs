@@ -29,3 +29,6 @@ mod tls;
 mod tunnel;
 
 pub use threads::{Gone, Workers, start};
+
+#[cfg(test)]
+mod tests;

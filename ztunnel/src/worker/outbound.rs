@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hbone::headers::{Baggage, ConnectRequest, ConnectResponse, Forwarded, Traceparent, WorkloadKind};
-use hbone::proto::StreamId;
 use mesh::service::Service;
 use mesh::workload::{Workload, WorkloadType};
 use rand::RngExt;
@@ -139,7 +138,6 @@ impl<I: Io> Worker<I> {
         request.baggage = self.own_workload(link.pod).map(|own| baggage(&own));
         request.traceparent = Some(Traceparent::from_random(self.rng.random(), self.rng.random()));
         let Some(tunnel) = self.tunnels.get_mut(on) else { return };
-        let peer = tunnel.peer.clone();
         let Some(h2) = &mut tunnel.h2 else { return };
         let Ok(stream) = h2.open(&request) else {
             // Full or going away since it was chosen: look again, there or on a fresh one.
@@ -159,13 +157,12 @@ impl<I: Io> Worker<I> {
         if self.links.get(key).is_some_and(|link| link.facts.is_none()) {
             self.announce_outbound(key, request.traceparent);
         }
-        let _ = peer;
         self.set_link_alarm(key, self.settings.deadlines.connect);
         self.queue_tunnel(on);
     }
 
     /// The far proxy answered our CONNECT.
-    pub(super) fn outbound_response(&mut self, _stream: StreamId, key: Key, head: &ConnectResponse, io: &mut I) {
+    pub(super) fn outbound_response(&mut self, key: Key, head: &ConnectResponse, io: &mut I) {
         let Some(link) = self.links.get_mut(key) else { return };
         if link.phase != Phase::Connect {
             return;

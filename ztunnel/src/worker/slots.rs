@@ -83,29 +83,6 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// Takes the value out for a while without ending its tenancy; [`Slots::give_back`] must follow.
-    pub(super) fn lend(&mut self, key: Key) -> Option<T> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        if slot.generation != key.generation {
-            return None;
-        }
-        slot.value.take()
-    }
-
-    /// The end of [`Slots::lend`].
-    pub(super) fn give_back(&mut self, key: Key, value: T) {
-        let slot = &mut self.slots[key.index as usize];
-        debug_assert!(slot.generation == key.generation && slot.value.is_none());
-        slot.value = Some(value);
-    }
-
-    /// Ends the tenancy of a lent value.
-    pub(super) fn end_lent(&mut self, key: Key) {
-        debug_assert!(self.get(key).is_none());
-        self.len -= 1;
-        self.free.push(key.index);
-    }
-
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -148,19 +125,5 @@ mod tests {
         assert_eq!(slots.remove(old), None);
         assert_eq!(slots.get(new), Some(&"b"));
         assert_eq!(Key::from_bits(new.to_bits() | 7 << 61), new);
-    }
-
-    #[test]
-    fn a_lent_value_keeps_its_slot() {
-        let mut slots = Slots::default();
-        let key = slots.insert(1);
-        let value = slots.lend(key).unwrap();
-        assert!(slots.get(key).is_none());
-        let other = slots.insert(2);
-        slots.give_back(key, value);
-        assert_eq!((slots.get(key), slots.get(other), slots.len()), (Some(&1), Some(&2), 2));
-        slots.lend(key);
-        slots.end_lent(key);
-        assert_eq!(slots.len(), 1);
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct Tls {
     side: Side,
     /// Input that is not yet used: a partial record, seldom more; nothing for a quiet session.
     held: Vec<u8>,
+    /// An error ended it: rustls must not be asked again (it would try the bad input once more).
+    failed: bool,
 }
 
 enum Side {
@@ -61,13 +63,13 @@ impl Tls {
     /// Client role. The name is not sent (SNI is off in our configurations), only the type wants one.
     pub(super) fn client(config: Arc<rustls::ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
         let session = UnbufferedClientConnection::new(config, name)?;
-        Ok(Self { side: Side::Client(session), held: Vec::new() })
+        Ok(Self { side: Side::Client(session), held: Vec::new(), failed: false })
     }
 
     /// Server role.
     pub(super) fn server(config: Arc<rustls::ServerConfig>) -> Result<Self, TlsError> {
         let session = UnbufferedServerConnection::new(config)?;
-        Ok(Self { side: Side::Server(session), held: Vec::new() })
+        Ok(Self { side: Side::Server(session), held: Vec::new(), failed: false })
     }
 
     /// Puts the unused input of the last time at the front of `rx`; what is read from the socket goes behind it.
@@ -87,14 +89,19 @@ impl Tls {
         plain: &mut Vec<u8>,
         out: &mut Outgoing,
     ) -> Result<Opened, TlsError> {
+        if self.failed {
+            return Err(TlsError::NotWritable);
+        }
         let mut used = 0;
         let opened = match &mut self.side {
             Side::Client(session) => open(session, input, &mut used, plain, out),
             Side::Server(session) => open(session, input, &mut used, plain, out),
         };
         let rest = &input[used..];
-        if rest.len() > MAX_HELD {
-            return Err(TlsError::TooMuchPending(rest.len()));
+        self.failed = opened.is_err() || rest.len() > MAX_HELD;
+        if self.failed {
+            self.held = Vec::new();
+            return Err(opened.err().unwrap_or(TlsError::TooMuchPending(rest.len())));
         }
         // A quiet session gives its buffer back.
         self.held = if rest.is_empty() { Vec::new() } else { rest.to_vec() };
@@ -141,6 +148,9 @@ impl Tls {
         out: &mut Outgoing,
         act: impl FnOnce(&mut dyn Writer, &mut Outgoing) -> Result<(), EncryptError>,
     ) -> Result<(), TlsError> {
+        if self.failed {
+            return Err(TlsError::NotWritable);
+        }
         match &mut self.side {
             Side::Client(session) => write(session, &mut self.held, out, act),
             Side::Server(session) => write(session, &mut self.held, out, act),
@@ -156,11 +166,16 @@ pub(super) fn sealed_size(plain: usize) -> usize {
 /// The two session types without their role.
 trait Session {
     type Data;
+    /// A message waits to be encoded.
+    fn has_output(&self) -> bool;
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
 
 impl Session for UnbufferedClientConnection {
     type Data = rustls::client::ClientConnectionData;
+    fn has_output(&self) -> bool {
+        self.wants_write()
+    }
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
     }
@@ -168,6 +183,9 @@ impl Session for UnbufferedClientConnection {
 
 impl Session for UnbufferedServerConnection {
     type Data = rustls::server::ServerConnectionData;
+    fn has_output(&self) -> bool {
+        self.wants_write()
+    }
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
     }
@@ -244,14 +262,12 @@ fn open<S: Session>(
     }
 }
 
-/// After an error rustls has an alert for the peer queued.
+/// After an error rustls has an alert for the peer queued. It must be asked for nothing else: it would look at the bad
+/// input again.
 fn last_words<S: Session>(session: &mut S, rest: &mut [u8], out: &mut Outgoing) {
-    loop {
-        match session.process(rest).state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(out, |room| data.encode(room)),
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return,
-        }
+    while session.has_output() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(rest).state else { return };
+        encode(out, |room| data.encode(room));
     }
 }
 
@@ -289,3 +305,6 @@ fn encode(out: &mut Outgoing, mut into: impl FnMut(&mut [u8]) -> Result<usize, E
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,8 +19,6 @@ use super::slots::Key;
 use super::timers::Alarm;
 use super::tls::Tls;
 
-/// Reads per tunnel and turn: a firehose must not starve its neighbours.
-const READS: usize = 4;
 /// A backlog up to this size is copied so that a stalled tunnel does not keep a whole send buffer.
 const SMALL_BACKLOG: usize = 64 << 10;
 /// How often the codec's flood counters start anew while bytes arrive.
@@ -113,9 +111,9 @@ impl Loss {
 #[derive(Debug)]
 pub(super) enum Act {
     Request(StreamId, Box<ConnectRequest>),
-    Response(StreamId, u64, Box<ConnectResponse>),
+    Response(u64, Box<ConnectResponse>),
     Data(StreamId, u64, Range<usize>),
-    End(StreamId, u64),
+    End(u64),
     Reset(u64, ErrorCode),
     Credit(u64),
     GoAway,
@@ -217,12 +215,12 @@ impl<S> Tunnel<S> {
             let Some(event) = event else { return Ok(()) };
             match event {
                 Event::Request { stream, head } => acts.push(Act::Request(stream, head)),
-                Event::Response { stream, key, head } => acts.push(Act::Response(stream, key, head)),
+                Event::Response { key, head, .. } => acts.push(Act::Response(key, head)),
                 Event::Data { stream, key, bytes } => {
                     let start = bytes.as_ptr() as usize - plain.as_ptr() as usize;
                     acts.push(Act::Data(stream, key, start..start + bytes.len()));
                 }
-                Event::End { stream, key } => acts.push(Act::End(stream, key)),
+                Event::End { key, .. } => acts.push(Act::End(key)),
                 Event::Reset { key, code, .. } => acts.push(Act::Reset(key, code)),
                 Event::SendCredit { key, .. } => acts.push(Act::Credit(key)),
                 Event::GoAway { .. } => acts.push(Act::GoAway),

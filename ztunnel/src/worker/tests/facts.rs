@@ -1,0 +1,1 @@
+//! Single facts of the life of a connection.

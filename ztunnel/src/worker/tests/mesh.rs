@@ -1,0 +1,227 @@
+//! Two workers, each with one pod, in one small mesh: what the tests of this folder start from.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh::policy::{Action, Clause, Match, Policy, PolicyName, Rule, Scope, StringMatch};
+use mesh::state::{State, Update};
+use mesh::workload::{TunnelProtocol, Workload};
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use sys::netns::Netns;
+use testkit::ca::TestCa;
+
+use super::super::api::{Notice, Pod, Settings};
+use super::super::state::Worker;
+use super::sim::{Net, Shared, SimIo, Sock, TEST};
+
+pub(super) const CLIENT: usize = 0;
+pub(super) const SERVER: usize = 1;
+pub(super) const APP_PORT: u16 = 8080;
+
+/// The two workers and their world.
+pub(super) struct Pair {
+    pub(super) net: Shared,
+    pub(super) workers: [Worker<SimIo>; 2],
+    pub(super) ios: [SimIo; 2],
+    pub(super) state: State,
+    pub(super) ca: TestCa,
+    pub(super) now: Instant,
+    pub(super) notices: Vec<Notice>,
+    busy: [bool; 2],
+}
+
+pub(super) fn address(pod: usize) -> IpAddr {
+    IpAddr::from([10, 0, 0, 1 + pod as u8])
+}
+
+pub(super) fn account(pod: usize) -> &'static str {
+    ["client", "server"][pod]
+}
+
+fn port(pod: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(address(pod), port)
+}
+
+pub(super) fn workload(ca: &TestCa, pod: usize) -> Workload {
+    Workload {
+        uid: format!("Kubernetes//Pod/app/{}", account(pod)).into(),
+        name: account(pod).into(),
+        namespace: "app".into(),
+        addresses: [address(pod)].into(),
+        tunnel_protocol: TunnelProtocol::Hbone,
+        identity: Some(ca.identity("app", account(pod))),
+        ..Workload::default()
+    }
+}
+
+/// A policy of namespace `app` that acts on calls from this service account.
+pub(super) fn policy(name: &str, action: Action, account: &str) -> Arc<Policy> {
+    let principal = StringMatch::Exact(format!("cluster.local/ns/app/sa/{account}").into());
+    let matching = Match { principals: [principal].into(), ..Match::default() };
+    let clause = Clause { matches: [matching].into() };
+    Arc::new(Policy {
+        name: PolicyName::new("app", name),
+        scope: Scope::Namespace,
+        action,
+        rules: [Rule { clauses: [clause].into() }].into(),
+        dry_run: false,
+        invalid: None,
+    })
+}
+
+impl Pair {
+    pub(super) fn new(seed: u64, change: impl Fn(&mut Settings)) -> Self {
+        let ca = TestCa::new("cluster.local");
+        let mut state = State::new();
+        let workloads = [CLIENT, SERVER].map(|pod| Update::Workload(Arc::new(workload(&ca, pod))));
+        state.apply(workloads.into());
+        let mut settings = Settings::shared("".into(), "Kubernetes".into());
+        change(&mut settings);
+        let (net, settings, now) = (Rc::new(RefCell::new(Net::default())), Arc::new(settings), Instant::now());
+        let workers = [CLIENT, SERVER].map(|index| {
+            let rng = SmallRng::seed_from_u64(seed + index as u64);
+            Worker::new(index, settings.clone(), state.snapshot(), rng, now)
+        });
+        let ios = [CLIENT, SERVER].map(|owner| SimIo { net: net.clone(), owner });
+        let busy = [true; 2];
+        Self { net, workers, ios, state, ca, now, notices: Vec::new(), busy }
+    }
+
+    /// Both pods with their certificates, and an application that listens.
+    pub(super) fn started(seed: u64, change: impl Fn(&mut Settings)) -> Self {
+        let mut pair = Self::new(seed, change);
+        for pod in [CLIENT, SERVER] {
+            pair.add_pod(pod);
+            pair.certify(pod);
+        }
+        pair.net.borrow_mut().listen(TEST, port(SERVER, APP_PORT));
+        pair
+    }
+
+    pub(super) fn add_pod(&mut self, pod: usize) {
+        let listeners = [15001, 15006, 15008].map(|number| {
+            let at = port(pod, number);
+            self.net.borrow_mut().listen(pod, at)
+        });
+        let added = Arc::new(Pod {
+            uid: account(pod).into(),
+            name: account(pod).into(),
+            namespace: "app".into(),
+            service_account: account(pod).into(),
+            netns: Arc::new(Netns::current().unwrap()),
+        });
+        self.workers[pod].add_pod(added, listeners.map(Some), &mut self.ios[pod]);
+        self.busy[pod] = true;
+    }
+
+    pub(super) fn certify(&mut self, pod: usize) {
+        let certificate = self.ca.issue(&self.ca.identity("app", account(pod)), Duration::from_secs(3600));
+        self.workers[pod].certificate(certificate, &mut self.ios[pod]);
+        self.busy[pod] = true;
+    }
+
+    /// Applies updates and hands the snapshot to both workers.
+    pub(super) fn publish(&mut self, updates: Vec<Update>) {
+        self.state.apply(updates);
+        for index in [CLIENT, SERVER] {
+            self.workers[index].adopt(self.state.snapshot(), self.now, &mut self.ios[index]);
+            self.busy[index] = true;
+        }
+    }
+
+    /// The client pod's application calls `to`, and is captured.
+    pub(super) fn call(&mut self, to: SocketAddr) -> Sock {
+        let captured = port(CLIENT, 15001);
+        self.net.borrow_mut().connect(TEST, address(CLIENT), captured, Some(to)).unwrap()
+    }
+
+    pub(super) fn call_server(&mut self) -> Sock {
+        self.call(port(SERVER, APP_PORT))
+    }
+
+    /// A plaintext call that is captured on its way into the server pod.
+    pub(super) fn call_plain(&mut self) -> Sock {
+        let (captured, to) = (port(SERVER, 15006), port(SERVER, APP_PORT));
+        self.net.borrow_mut().connect(TEST, IpAddr::from([10, 9, 9, 9]), captured, Some(to)).unwrap()
+    }
+
+    /// The server pod's application accepts.
+    pub(super) fn accept(&mut self) -> Option<Sock> {
+        self.net.borrow_mut().accept(port(SERVER, APP_PORT))
+    }
+
+    /// One step of one worker, if it has anything to do. True: it had.
+    pub(super) fn step(&mut self, index: usize) -> bool {
+        let events = self.net.borrow_mut().take_events(index);
+        if events.is_empty() && !self.busy[index] {
+            return false;
+        }
+        let next = self.workers[index].step(&events, self.now, &mut self.ios[index]);
+        self.busy[index] = next.busy;
+        self.notices.append(&mut self.workers[index].notices);
+        true
+    }
+
+    /// Lets time pass and wakes both.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.busy = [true; 2];
+    }
+
+    /// Runs everything until nothing moves. Panics if that never comes: a spin.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mut moved = self.step(CLIENT);
+            moved |= self.step(SERVER);
+            let count = self.net.borrow().len();
+            for from in 0..count {
+                moved |= self.net.borrow_mut().carry(from, usize::MAX);
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("the pair never comes to rest");
+    }
+
+    pub(super) fn write(&mut self, sock: Sock, bytes: &[u8]) -> usize {
+        self.net.borrow_mut().write(sock, bytes).unwrap_or(0)
+    }
+
+    /// Everything that has arrived; `None` behind it: the end was read.
+    pub(super) fn read(&mut self, sock: Sock) -> (Vec<u8>, bool) {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 4096];
+        loop {
+            match self.net.borrow_mut().read(sock, &mut buffer) {
+                Ok(0) => return (all, true),
+                Ok(n) => all.extend(&buffer[..n]),
+                Err(_) => return (all, false),
+            }
+        }
+    }
+
+    /// The reasons of all ends reported so far, in order.
+    pub(super) fn reasons(&self) -> Vec<super::super::api::Reason> {
+        let reason = |notice: &Notice| match notice {
+            Notice::Closed(closed) => Some(closed.reason),
+            Notice::Refused(refused) => Some(refused.reason),
+            _ => None,
+        };
+        self.notices.iter().filter_map(reason).collect()
+    }
+
+    /// The detail of the last end reported by one side.
+    pub(super) fn details(&self) -> String {
+        let detail = |notice: &Notice| match notice {
+            Notice::Closed(closed) => closed.detail.as_deref().map(str::to_owned),
+            Notice::Refused(refused) => refused.detail.as_deref().map(str::to_owned),
+            _ => None,
+        };
+        self.notices.iter().filter_map(detail).collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,392 @@
+//! Scripted sockets. Bytes lie in the sender's buffer, on the wire, or in the receiver's buffer; a schedule moves them
+//! in random portions. Events are edge-triggered as epoll's are: one when bytes, an end or room arrive, none otherwise.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+
+use super::super::api::Pod;
+use super::super::io::{Io, Ready, Token};
+
+/// Who owns a socket: a worker by number, or the test itself.
+pub(super) const TEST: usize = usize::MAX;
+
+/// A socket by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Sock(pub(super) usize);
+
+/// One end of a connection.
+struct End {
+    peer: usize,
+    owner: usize,
+    token: Option<Token>,
+    local: SocketAddr,
+    remote: SocketAddr,
+    original: Option<SocketAddr>,
+    /// Written, not yet on its way.
+    out: VecDeque<u8>,
+    room: usize,
+    fin_out: bool,
+    fin_delivered: bool,
+    /// Arrived, not yet read.
+    inbox: VecDeque<u8>,
+    fin_in: bool,
+    reset: bool,
+    closed: bool,
+    wants_room: bool,
+    connected: bool,
+    /// Everything that was ever written here.
+    written: usize,
+}
+
+#[derive(Default)]
+struct Listener {
+    owner: usize,
+    token: Option<Token>,
+    backlog: VecDeque<usize>,
+}
+
+/// All sockets of a test.
+#[derive(Default)]
+pub(super) struct Net {
+    ends: Vec<End>,
+    listeners: HashMap<SocketAddr, Listener>,
+    events: HashMap<usize, Vec<Ready>>,
+    /// Destinations where nobody answers.
+    pub(super) silent: HashSet<SocketAddr>,
+    /// Capacity of each socket's send buffer; 0 = 64 KiB.
+    pub(super) send_buffer: usize,
+    ports: u16,
+}
+
+pub(super) type Shared = Rc<RefCell<Net>>;
+
+impl Net {
+    fn push(&mut self, end: usize, change: impl Fn(&mut Ready)) {
+        let Some(token) = self.ends[end].token else { return };
+        let owner = self.ends[end].owner;
+        let events = self.events.entry(owner).or_default();
+        if let Some(known) = events.iter_mut().find(|event| event.token == token) {
+            return change(known);
+        }
+        let mut event = Ready { token, readable: false, writable: false, ended: false, error: false };
+        change(&mut event);
+        events.push(event);
+    }
+
+    pub(super) fn take_events(&mut self, owner: usize) -> Vec<Ready> {
+        self.events.remove(&owner).unwrap_or_default()
+    }
+
+    pub(super) fn has_events(&self, owner: usize) -> bool {
+        self.events.get(&owner).is_some_and(|events| !events.is_empty())
+    }
+
+    pub(super) fn listen(&mut self, owner: usize, at: SocketAddr) -> SocketAddr {
+        self.listeners.insert(at, Listener { owner, ..Listener::default() });
+        at
+    }
+
+    /// A connection from `from` to the listener at `to`; `original` is where it wanted to go before capture.
+    pub(super) fn connect(
+        &mut self,
+        owner: usize,
+        from: IpAddr,
+        to: SocketAddr,
+        original: Option<SocketAddr>,
+    ) -> io::Result<Sock> {
+        self.ports += 1;
+        let local = SocketAddr::new(from, 20_000 + self.ports);
+        let id = self.ends.len();
+        let silent = self.silent.contains(&to);
+        let listening = self.listeners.contains_key(&to);
+        let room = if self.send_buffer == 0 { 64 << 10 } else { self.send_buffer };
+        let end = |owner, peer, local, remote| End {
+            peer,
+            owner,
+            token: None,
+            local,
+            remote,
+            original,
+            out: VecDeque::new(),
+            room,
+            fin_out: false,
+            fin_delivered: false,
+            inbox: VecDeque::new(),
+            fin_in: false,
+            reset: false,
+            closed: false,
+            wants_room: true,
+            connected: listening && !silent,
+            written: 0,
+        };
+        let peer_owner = self.listeners.get(&to).map_or(TEST, |listener| listener.owner);
+        self.ends.push(end(owner, id + 1, local, to));
+        self.ends.push(end(peer_owner, id, to, local));
+        if silent {
+            return Ok(Sock(id));
+        }
+        match self.listeners.get_mut(&to) {
+            None => {
+                self.ends[id].reset = true;
+            }
+            Some(listener) => {
+                listener.backlog.push_back(id + 1);
+                if let Some(token) = listener.token {
+                    let event = Ready { token, readable: true, writable: false, ended: false, error: false };
+                    self.events.entry(listener.owner).or_default().push(event);
+                }
+            }
+        }
+        Ok(Sock(id))
+    }
+
+    /// The test's own accept.
+    pub(super) fn accept(&mut self, at: SocketAddr) -> Option<Sock> {
+        self.listeners.get_mut(&at)?.backlog.pop_front().map(Sock)
+    }
+
+    pub(super) fn remote(&self, sock: Sock) -> SocketAddr {
+        self.ends[sock.0].remote
+    }
+
+    /// Moves up to `most` bytes (and the end behind them) of one direction. True: something moved.
+    pub(super) fn carry(&mut self, from: usize, most: usize) -> bool {
+        let to = self.ends[from].peer;
+        if self.ends[to].closed || self.ends[from].reset {
+            let had = !self.ends[from].out.is_empty();
+            self.ends[from].out.clear();
+            if self.ends[to].closed && had && !self.ends[from].reset {
+                // Bytes for a closed socket are answered by a reset.
+                self.reset_end(from);
+            }
+            return had;
+        }
+        let n = most.min(self.ends[from].out.len());
+        let mut moved = n > 0;
+        let bytes: Vec<u8> = self.ends[from].out.drain(..n).collect();
+        self.ends[to].inbox.extend(bytes);
+        let fin = self.ends[from].fin_out && self.ends[from].out.is_empty() && !self.ends[from].fin_delivered;
+        if fin {
+            self.ends[from].fin_delivered = true;
+            self.ends[to].fin_in = true;
+            moved = true;
+        }
+        if moved {
+            self.push(to, |event| {
+                event.readable = true;
+                event.ended |= fin;
+            });
+        }
+        if n > 0 && self.ends[from].wants_room {
+            self.ends[from].wants_room = false;
+            self.push(from, |event| event.writable = true);
+        }
+        moved
+    }
+
+    fn reset_end(&mut self, end: usize) {
+        self.ends[end].reset = true;
+        self.ends[end].out.clear();
+        self.push(end, |event| {
+            event.readable = true;
+            event.writable = true;
+            event.ended = true;
+            event.error = true;
+        });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn is_open(&self, sock: Sock) -> bool {
+        !self.ends[sock.0].closed
+    }
+
+    /// What a worker holds open: a leak shows here.
+    pub(super) fn open_of(&self, owner: usize) -> usize {
+        self.ends.iter().filter(|end| end.owner == owner && !end.closed && end.token.is_some()).count()
+    }
+
+    pub(super) fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
+        let end = &mut self.ends[sock.0];
+        assert!(!end.closed, "read of a closed socket");
+        if end.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if end.inbox.is_empty() {
+            return if end.fin_in { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        let n = into.len().min(end.inbox.len());
+        for (place, byte) in into.iter_mut().zip(end.inbox.drain(..n)) {
+            *place = byte;
+        }
+        Ok(n)
+    }
+
+    pub(super) fn write(&mut self, sock: Sock, bytes: &[u8]) -> io::Result<usize> {
+        let end = &mut self.ends[sock.0];
+        assert!(!end.closed && !end.fin_out, "write after the end");
+        if end.reset {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(end.room.saturating_sub(end.out.len()));
+        end.out.extend(&bytes[..n]);
+        end.written += n;
+        end.wants_room |= n < bytes.len();
+        if n == 0 && !bytes.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+    }
+
+    pub(super) fn end(&mut self, sock: Sock) {
+        self.ends[sock.0].fin_out = true;
+    }
+
+    pub(super) fn close(&mut self, sock: Sock, reset: bool) {
+        let unread = !self.ends[sock.0].inbox.is_empty();
+        let peer = self.ends[sock.0].peer;
+        self.ends[sock.0].closed = true;
+        self.ends[sock.0].token = None;
+        self.ends[sock.0].fin_out = true;
+        if (reset || unread) && !self.ends[sock.0].reset && !self.ends[peer].closed {
+            self.ends[sock.0].out.clear();
+            self.ends[sock.0].fin_delivered = true;
+            self.reset_end(peer);
+        }
+    }
+
+    pub(super) fn was_reset(&self, sock: Sock) -> bool {
+        self.ends[sock.0].reset
+    }
+
+    /// Random portions of random directions.
+    pub(super) fn shake(&mut self, rng: &mut SmallRng) -> bool {
+        let mut moved = false;
+        for from in 0..self.ends.len() {
+            if rng.random_bool(0.5) {
+                let most = 1 << rng.random_range(0..17);
+                moved |= self.carry(from, most);
+            }
+        }
+        moved
+    }
+}
+
+/// The sockets as one worker sees them.
+pub(super) struct SimIo {
+    pub(super) net: Shared,
+    pub(super) owner: usize,
+}
+
+impl Io for SimIo {
+    type Socket = Sock;
+    type Listener = SocketAddr;
+
+    fn accept(&mut self, listener: &SocketAddr) -> io::Result<(Sock, SocketAddr)> {
+        let mut net = self.net.borrow_mut();
+        let sock = net.accept(*listener).ok_or(io::ErrorKind::WouldBlock)?;
+        Ok((sock, net.remote(sock)))
+    }
+
+    fn local_address(&mut self, socket: &Sock) -> io::Result<SocketAddr> {
+        Ok(self.net.borrow().ends[socket.0].local)
+    }
+
+    fn original_destination(&mut self, socket: &Sock) -> Option<SocketAddr> {
+        self.net.borrow().ends[socket.0].original
+    }
+
+    fn dial(&mut self, _pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<Sock> {
+        let from = source.unwrap_or(IpAddr::from([10, 0, 0, 1]));
+        self.net.borrow_mut().connect(self.owner, from, destination, None)
+    }
+
+    fn take_error(&mut self, socket: &Sock) -> Option<io::Error> {
+        let net = self.net.borrow();
+        let end = &net.ends[socket.0];
+        match (end.reset, end.connected) {
+            (true, true) => Some(io::ErrorKind::ConnectionReset.into()),
+            (true, false) => Some(io::ErrorKind::ConnectionRefused.into()),
+            _ => None,
+        }
+    }
+
+    fn register(&mut self, socket: &Sock, token: Token) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        net.ends[socket.0].token = Some(token);
+        // epoll tells at once what is true already.
+        let end = &net.ends[socket.0];
+        let (reset, connected) = (end.reset, end.connected);
+        let (readable, ended) = (!end.inbox.is_empty() || end.fin_in, end.fin_in);
+        if reset || connected {
+            net.push(socket.0, |event| {
+                event.readable |= readable || reset;
+                event.writable = true;
+                event.ended |= ended || reset;
+                event.error |= reset;
+            });
+        }
+        Ok(())
+    }
+
+    fn register_listener(&mut self, listener: &SocketAddr, token: Token) -> io::Result<()> {
+        self.net.borrow_mut().listeners.get_mut(listener).expect("listen first").token = Some(token);
+        Ok(())
+    }
+
+    fn read(&mut self, socket: &Sock, into: &mut [u8]) -> io::Result<usize> {
+        assert!(!into.is_empty(), "an empty read would look like an end");
+        self.net.borrow_mut().read(*socket, into)
+    }
+
+    fn read_vectored(&mut self, socket: &Sock, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut total = 0;
+        for slice in into.iter_mut() {
+            match self.read(socket, slice) {
+                Ok(n) => {
+                    total += n;
+                    if n < slice.len() {
+                        return Ok(total);
+                    }
+                }
+                Err(fault) if total == 0 => return Err(fault),
+                Err(_) => return Ok(total),
+            }
+        }
+        Ok(total)
+    }
+
+    fn write(&mut self, socket: &Sock, bytes: &[u8]) -> io::Result<usize> {
+        self.net.borrow_mut().write(*socket, bytes)
+    }
+
+    fn write_vectored(&mut self, socket: &Sock, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut total = 0;
+        for slice in bytes {
+            match self.write(socket, slice) {
+                Ok(n) => {
+                    total += n;
+                    if n < slice.len() {
+                        return Ok(total);
+                    }
+                }
+                Err(fault) if total == 0 => return Err(fault),
+                Err(_) => return Ok(total),
+            }
+        }
+        Ok(total)
+    }
+
+    fn end(&mut self, socket: &Sock) {
+        self.net.borrow_mut().end(*socket);
+    }
+
+    fn close(&mut self, socket: Sock, reset: bool) {
+        self.net.borrow_mut().close(socket, reset);
+    }
+}
