@@ -28,7 +28,8 @@ pub(super) const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub(super) fn workload(interner: &mut Interner, message: &pb::Workload) -> Result<Workload> {
     Ok(Workload {
         uid: field::required("uid", &message.uid)?.into(),
-        name: interner.string(&message.name),
+        // Like the uid hardly ever shared: not interned.
+        name: (&*message.name).into(),
         namespace: interner.string(&message.namespace),
         addresses: field::each("addresses", &message.addresses, |bytes| field::ip(bytes))?,
         hostname: interner.string(&message.hostname),

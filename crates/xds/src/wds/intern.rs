@@ -1,7 +1,12 @@
 //! One instance of everything that many resources have in common: strings, identities, port lists, policy
 //! lists, gateways. Used by the decoder. What nobody holds any more is swept when a set has doubled.
 
-use std::{borrow::Borrow, collections::HashSet, hash::Hash, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::HashSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use mesh::{
     identity::Identity,
@@ -9,8 +14,10 @@ use mesh::{
     workload::{GatewayAddress, Locality, PortPair},
 };
 
-/// Sets smaller than this are not swept.
-const SMALL: usize = 1024;
+/// Parts of a set.
+const PARTS: usize = 64;
+/// Parts smaller than this are not swept.
+const SMALL: usize = 16;
 
 /// The instances.
 #[derive(Debug, Default)]
@@ -49,14 +56,29 @@ impl Interner {
     }
 }
 
+/// Split by hash, so that growth re-allocates one small part: one update must not pay for the whole mesh.
 #[derive(Debug)]
 struct Set<T: ?Sized> {
+    parts: [Part<T>; PARTS],
+}
+
+#[derive(Debug)]
+struct Part<T: ?Sized> {
     held: HashSet<Arc<T>>,
     /// Sweep at this size.
     sweep_at: usize,
 }
 
 impl<T: ?Sized + Eq + Hash> Set<T> {
+    fn intern<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        let mut hasher = DefaultHasher::new();
+        value.borrow().hash(&mut hasher);
+        let part = hasher.finish() % PARTS as u64;
+        self.parts[usize::try_from(part).expect("less than PARTS")].intern(value)
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Part<T> {
     fn intern<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
         if let Some(held) = self.held.get::<T>(value.borrow()) {
             return held.clone();
@@ -74,8 +96,10 @@ impl<T: ?Sized + Eq + Hash> Set<T> {
 impl<T: ?Sized> Default for Set<T> {
     fn default() -> Self {
         Self {
-            held: HashSet::new(),
-            sweep_at: SMALL,
+            parts: std::array::from_fn(|_| Part {
+                held: HashSet::new(),
+                sweep_at: SMALL,
+            }),
         }
     }
 }
@@ -95,14 +119,16 @@ mod tests {
     fn what_nobody_holds_is_swept_and_what_is_held_stays() {
         let mut interner = Interner::default();
         let kept = interner.string("kept");
-        for index in 0..10 * SMALL {
+        for index in 0..10 * PARTS * SMALL {
             interner.string(&index.to_string());
         }
-        assert!(
-            interner.strings.held.len() <= SMALL + 1,
-            "{}",
-            interner.strings.held.len()
-        );
+        let held: usize = interner
+            .strings
+            .parts
+            .iter()
+            .map(|part| part.held.len())
+            .sum();
+        assert!(held <= PARTS * (SMALL + 1), "{held}");
         assert!(Arc::ptr_eq(&kept, &interner.string("kept")));
     }
 }
