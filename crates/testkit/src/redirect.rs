@@ -26,7 +26,7 @@ table inet causeway_test {
         meta l4proto tcp redirect to :15006
     }
     chain nat_out {
-        type nat hook output priority dstnat; policy accept;
+        type nat hook output priority -100; policy accept;
         meta mark & 0xfff == 0x111 accept
         meta mark & 0xfff == 0x539 accept
         oifname lo accept
@@ -43,10 +43,9 @@ table inet causeway_test {
 /// When nft or ip refuse.
 pub fn capture(pod: &Pod) -> Result<()> {
     pod.ns.nft(RULES)?;
-    pod.ns.ip(
-        "rule add fwmark 0x111/0xfff pref 32764 lookup 100\nroute add local 0.0.0.0/0 dev lo table 100\n\
-         -6 rule add fwmark 0x111/0xfff pref 32764 lookup 100\n-6 route add local ::/0 dev lo table 100\n",
-    )
+    let rule = "rule add fwmark 0x111/0xfff pref 32764 lookup 100\n";
+    pod.ns.ip(&format!("{rule}route add local 0.0.0.0/0 dev lo table 100\n"))?;
+    pod.ns.ip6(&format!("{rule}route add local ::/0 dev lo table 100\n"))
 }
 
 /// Takes [`capture`] back, as when a pod leaves the mesh.
@@ -55,7 +54,7 @@ pub fn capture(pod: &Pod) -> Result<()> {
 /// When nft or ip refuse.
 pub fn release(pod: &Pod) -> Result<()> {
     pod.ns.nft("delete table inet causeway_test\n")?;
-    pod.ns.ip(
-        "rule del fwmark 0x111/0xfff\nroute flush table 100\n-6 rule del fwmark 0x111/0xfff\n-6 route flush table 100\n",
-    )
+    let lines = "rule del fwmark 0x111/0xfff\nroute flush table 100\n";
+    pod.ns.ip(lines)?;
+    pod.ns.ip6(lines)
 }

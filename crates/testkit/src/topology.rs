@@ -191,6 +191,14 @@ impl Namespace {
         ip(&["-n", &self.name, "-batch", "-"], lines).map(drop)
     }
 
+    /// As [`Namespace::ip`] for the objects of IPv6.
+    ///
+    /// # Errors
+    /// When one of the lines fails.
+    pub fn ip6(&self, lines: &str) -> Result<()> {
+        ip(&["-6", "-n", &self.name, "-batch", "-"], lines).map(drop)
+    }
+
     /// Sets a `net.*` sysctl of this namespace, given as a path below `/proc/sys/net`.
     ///
     /// # Errors

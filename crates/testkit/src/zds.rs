@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use ::zds::PodInfo;
+pub use ::zds::PodInfo;
 use ::zds::server::{Handle, Listener, Pods};
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::oneshot;
