@@ -15,6 +15,8 @@ use proto::security::{
 use super::{Index, Mesh, service::octets};
 
 const DRY_RUN: &str = "istio.io/dry-run";
+/// On a pod: policies that it must not be reached without, comma separated.
+const REQUIRED_POLICIES: &str = "ambient.causeway.dev/required-policies";
 
 /// `namespace/name`.
 pub(super) fn resource_name(policy: &Authorization) -> String {
@@ -58,9 +60,20 @@ pub(super) fn names_for(index: &Index<'_>, pod: &Meta) -> Vec<String> {
     let mut names: Vec<String> = bound
         .map(|policy| format!("{}/{}", policy.metadata.namespace, policy.metadata.name))
         .collect();
+    names.extend(required(pod));
     names.sort();
+    names.dedup();
     names.extend(index.peers.name_for(pod));
     names
+}
+
+/// The policies without which a pod must not be reached, whatever else selects it: it names them itself, so
+/// that it is closed from its start until they are there. `name` lies in the pod's namespace, `ns/name`
+/// elsewhere.
+fn required(pod: &Meta) -> impl Iterator<Item = String> + '_ {
+    let list = pod.annotation(REQUIRED_POLICIES).unwrap_or_default();
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(|name| if name.contains('/') { name.to_owned() } else { format!("{}/{name}", pod.namespace) })
 }
 
 /// The L4 policy, or none when ztunnels have nothing to do with it.
