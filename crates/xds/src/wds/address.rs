@@ -25,6 +25,7 @@ use super::{
 /// What an empty trust domain on the wire means.
 pub(super) const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 
+/// One line per field: long, but flat.
 pub(super) fn workload(interner: &mut Interner, message: &pb::Workload) -> Result<Workload> {
     Ok(Workload {
         uid: field::required("uid", &message.uid)?.into(),
@@ -70,6 +71,7 @@ pub(super) fn workload(interner: &mut Interner, message: &pb::Workload) -> Resul
     })
 }
 
+/// One line per field: long, but flat.
 pub(super) fn service(interner: &mut Interner, message: &pb::Service) -> Result<Service> {
     let hostname = field::required("hostname", &message.hostname)?;
     Ok(Service {

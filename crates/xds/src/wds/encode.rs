@@ -42,7 +42,7 @@ pub fn encode_policy(policy: &Policy) -> Vec<u8> {
     policy_message(policy).encode_to_vec()
 }
 
-/// The message of a workload.
+/// The message of a workload. (One line per field: long, but flat.)
 #[must_use]
 pub fn workload_message(workload: &Workload) -> pb::Workload {
     let identity = workload.identity.as_ref();
@@ -99,7 +99,7 @@ pub fn workload_message(workload: &Workload) -> pb::Workload {
     }
 }
 
-/// The message of a service.
+/// The message of a service. (One line per field: long, but flat.)
 #[must_use]
 pub fn service_message(service: &Service) -> pb::Service {
     pb::Service {

@@ -10,6 +10,8 @@ use super::*;
 
 mod captures;
 mod refusals;
+mod refused_policies;
+mod roundtrip;
 
 /// A push of a real istiod, as `(type URL, name, body)` per resource.
 fn capture(path: &str) -> Vec<(String, String, Vec<u8>)> {
