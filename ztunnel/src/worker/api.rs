@@ -336,12 +336,12 @@ impl Bytes {
     }
 
     /// Only the owning worker calls this: a plain load and store, no read-modify-write across cores.
-    pub(super) fn add_sent(&self, n: usize) {
+    pub(crate) fn add_sent(&self, n: usize) {
         self.to_source.store(self.sent() + n as u64, Ordering::Relaxed);
     }
 
     /// As [`Bytes::add_sent`], for the other way.
-    pub(super) fn add_received(&self, n: usize) {
+    pub(crate) fn add_received(&self, n: usize) {
         self.from_source.store(self.received() + n as u64, Ordering::Relaxed);
     }
 }

@@ -92,14 +92,14 @@ impl<I: Io> Worker<I> {
         // A run of DATA of one stream leaves by one vectored write.
         let mut run: [IoSlice<'_>; RUN] = [IoSlice::new(&[]); RUN];
         let mut filled = 0;
-        let mut running: Option<(StreamId, u64)> = None;
+        let mut running: Option<(StreamId, Key)> = None;
         for act in acts.drain(..) {
             if let Act::Data(stream, key, range) = &act {
                 if running.is_some_and(|(one, _)| one != *stream) || filled == RUN {
                     self.deliver(tunnel, running.take(), &run[..filled], io);
                     filled = 0;
                 }
-                running = Some((*stream, *key));
+                running = Some((*stream, self.link_of(tunnel, *stream, *key)));
                 run[filled] = IoSlice::new(&plain[Range::clone(range)]);
                 filled += 1;
                 continue;
@@ -109,7 +109,7 @@ impl<I: Io> Worker<I> {
             match act {
                 Act::Request(stream, head) => self.inbound_request(tunnel, stream, *head, io),
                 Act::Response(key, head) => self.outbound_response(Key::from_bits(key), &head, io),
-                Act::End(key) => self.far_end(Key::from_bits(key), io),
+                Act::End(stream, key) => self.far_end(self.link_of(tunnel, stream, key), io),
                 Act::Reset(key, code) => self.far_reset(Key::from_bits(key), code, io),
                 Act::Credit(key) => self.queue_reading(Key::from_bits(key)),
                 Act::GoAway => self.peer_goes_away(tunnel),
@@ -117,6 +117,10 @@ impl<I: Io> Worker<I> {
             }
         }
         self.deliver(tunnel, running, &run[..filled], io);
+    }
+
+    fn link_of(&self, tunnel: Key, stream: StreamId, key: u64) -> Key {
+        self.tunnels.get(tunnel).map_or(Key::from_bits(0), |tunnel| tunnel.link_of(stream, key))
     }
 
     fn peer_goes_away(&mut self, key: Key) {

@@ -71,12 +71,11 @@ impl<I: Io> Worker<I> {
     pub(super) fn deliver(
         &mut self,
         tunnel: Key,
-        to: Option<(StreamId, u64)>,
+        to: Option<(StreamId, Key)>,
         slices: &[IoSlice<'_>],
         io: &mut I,
     ) {
         let Some((stream, key)) = to else { return };
-        let key = Key::from_bits(key);
         // A link that ended has reset its stream; what was on the way is dropped.
         let Some(link) = self.links.get_mut(key) else { return };
         match link.near.deliver(io, slices) {

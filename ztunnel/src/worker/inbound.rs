@@ -21,6 +21,10 @@ impl<I: Io> Worker<I> {
     /// A CONNECT arrived on a server tunnel.
     pub(super) fn inbound_request(&mut self, on: Key, stream: StreamId, head: ConnectRequest, io: &mut I) {
         let Some(tunnel) = self.tunnels.get(on) else { return };
+        if tunnel.h2.as_ref().is_none_or(|h2| h2.key(stream).is_none()) {
+            // Reset again within the same input: nobody waits for an answer.
+            return;
+        }
         let (pod, local, remote) = (tunnel.pod, tunnel.local, tunnel.remote);
         let own = self.own_workload(pod);
         let request =

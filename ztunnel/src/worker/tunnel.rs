@@ -113,7 +113,7 @@ pub(super) enum Act {
     Request(StreamId, Box<ConnectRequest>),
     Response(u64, Box<ConnectResponse>),
     Data(StreamId, u64, Range<usize>),
-    End(u64),
+    End(StreamId, u64),
     Reset(u64, ErrorCode),
     Credit(u64),
     GoAway,
@@ -220,13 +220,21 @@ impl<S> Tunnel<S> {
                     let start = bytes.as_ptr() as usize - plain.as_ptr() as usize;
                     acts.push(Act::Data(stream, key, start..start + bytes.len()));
                 }
-                Event::End { key, .. } => acts.push(Act::End(key)),
+                Event::End { stream, key } => acts.push(Act::End(stream, key)),
                 Event::Reset { key, code, .. } => acts.push(Act::Reset(key, code)),
                 Event::SendCredit { key, .. } => acts.push(Act::Credit(key)),
                 Event::GoAway { .. } => acts.push(Act::GoAway),
                 Event::Refused { .. } | Event::Settings | Event::Pong => {}
             }
         }
+    }
+
+    /// The link of a stream. Acts are carried out after the whole input was parsed, so what stands in the same input as
+    /// its own request was parsed before the stream had a key; it has one now, unless its request was refused or it
+    /// was reset behind it.
+    pub(super) fn link_of(&self, stream: StreamId, key: u64) -> Key {
+        let found = if key == 0 { self.h2.as_ref().and_then(|h2| h2.key(stream)) } else { Some(key) };
+        Key::from_bits(found.unwrap_or(0))
     }
 
     /// Sends what is sealed already. True: nothing is left.
