@@ -1,0 +1,128 @@
+//! Puts the rules into a pod's network namespace through netlink, and takes them out again without
+//! a rest. Blocking and short: call it from a blocking thread. Called by the agent.
+use std::io;
+use std::path::Path;
+
+use sys::Netns;
+
+use crate::rules::Ruleset;
+
+mod netlink;
+mod nft;
+mod route;
+
+use route::Family;
+
+/// Why rules are not in place.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The namespace cannot be entered: the pod is gone, or we lack CAP_SYS_ADMIN. Retrying helps
+    /// only in the second case.
+    #[error("cannot enter the pod's network namespace")]
+    Netns(#[source] io::Error),
+    /// The kernel refused the rules (it may lack nf_tables or NAT).
+    #[error("the kernel refused the nftables rules")]
+    Rules(#[source] io::Error),
+    /// The kernel refused the policy routing.
+    #[error("the kernel refused the policy routing for marked replies")]
+    Route(#[source] io::Error),
+    /// What was read back is not what was written; somebody else changes our table.
+    #[error("rules in the pod differ from what they should be: {0}")]
+    Differs(String),
+}
+
+/// Writes the rules, replacing older ones of ours at once, and reads them back. On failure
+/// everything of ours is removed.
+///
+/// # Errors
+/// See [`ApplyError`]; may be retried.
+pub fn install(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
+    inside(netns, || {
+        let done = write(rules).and_then(|()| compare(rules));
+        if done.is_err() {
+            // The first failure is what matters; this is its undo.
+            let _ = erase();
+        }
+        done
+    })
+}
+
+/// Removes everything that [`install`] wrote. Fine when nothing is there.
+///
+/// # Errors
+/// [`ApplyError::Netns`] when the pod is gone, or what the kernel refused.
+pub fn remove(netns: &Netns) -> Result<(), ApplyError> {
+    inside(netns, erase)
+}
+
+/// Are the rules in place? Changes nothing.
+///
+/// # Errors
+/// [`ApplyError::Differs`] names the first difference.
+pub fn check(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
+    inside(netns, || {
+        compare(rules)?;
+        for family in families(rules) {
+            if !route::present(family).map_err(ApplyError::Route)? {
+                return Err(ApplyError::Differs(format!(
+                    "policy routing {family:?} is missing"
+                )));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn inside(netns: &Netns, work: impl FnOnce() -> Result<(), ApplyError>) -> Result<(), ApplyError> {
+    netns.enter(work).map_err(ApplyError::Netns)?
+}
+
+fn write(rules: &Ruleset) -> Result<(), ApplyError> {
+    // Routes first: once a packet carries the mark its way must exist.
+    for family in families(rules) {
+        route::add(family).map_err(ApplyError::Route)?;
+    }
+    nft::replace(rules).map_err(ApplyError::Rules)
+}
+
+fn erase() -> Result<(), ApplyError> {
+    nft::remove().map_err(ApplyError::Rules)?;
+    for family in [Family::V4, Family::V6] {
+        route::remove(family).map_err(ApplyError::Route)?;
+    }
+    Ok(())
+}
+
+fn compare(rules: &Ruleset) -> Result<(), ApplyError> {
+    let held = nft::held().map_err(ApplyError::Rules)?;
+    let expected = nft::expected(rules);
+    if held == expected {
+        return Ok(());
+    }
+    let at = held
+        .iter()
+        .zip(&expected)
+        .take_while(|(a, b)| a == b)
+        .count();
+    let text = match (held.get(at), expected.get(at)) {
+        (Some(found), Some(wanted)) => format!("found {found:?} instead of {wanted:?}"),
+        (Some(found), None) => format!("found {found:?} beyond ours"),
+        (None, Some(wanted)) => format!("{wanted:?} is missing"),
+        (None, None) => "no difference".into(),
+    };
+    Err(ApplyError::Differs(text))
+}
+
+/// IPv6 only where the namespace has it: `disable_ipv6` forbids even a route over `lo`.
+fn families(rules: &Ruleset) -> impl Iterator<Item = Family> {
+    let v6 = rules.ipv6 && has_ipv6();
+    std::iter::once(Family::V4).chain(v6.then_some(Family::V6))
+}
+
+fn has_ipv6() -> bool {
+    let path = Path::new("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
+}
+
+#[cfg(test)]
+mod tests;
