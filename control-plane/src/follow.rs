@@ -18,11 +18,13 @@ use crate::{
     resources::renew,
     status::{Status, TranslationStatus},
     store::Store,
-    translate::{GATEWAY_NAME, Mesh, Translation, translate},
+    translate::{GATEWAY_NAME, Mesh, Translation, envoy, translate},
 };
 
 /// Namespace and name of a Gateway.
 type GatewayName = (String, String);
+/// Resources of each waypoint by type URL.
+type ByGateway = BTreeMap<GatewayName, BTreeMap<Arc<str>, Arc<Resources>>>;
 /// Namespace and service account.
 type Account = (Box<str>, Box<str>);
 
@@ -45,7 +47,7 @@ struct Inner {
     /// What everybody sees: addresses, workloads, policies.
     shared: BTreeMap<Arc<str>, Arc<Resources>>,
     /// What each waypoint sees besides.
-    waypoints: BTreeMap<GatewayName, BTreeMap<Arc<str>, Arc<Resources>>>,
+    waypoints: ByGateway,
     everybody: watch::Sender<Arc<View>>,
     by_gateway: BTreeMap<GatewayName, watch::Sender<Arc<View>>>,
     residents: BTreeMap<Box<str>, BTreeSet<Account>>,
@@ -103,14 +105,23 @@ impl Follower {
             waypoints: index.waypoints().count(),
             ..TranslationStatus::default()
         };
-        let faults = self
+        let mut faults: Vec<Fault> = self
             .source_faults
             .iter()
+            .chain(&translation.faults)
             .cloned()
-            .chain(translation.faults.iter().cloned())
             .collect();
+        let waypoints = index.waypoints().map(|waypoint| {
+            let name = (waypoint.namespace.clone(), waypoint.name.clone());
+            (
+                name,
+                envoy::translate(&index, &translation, waypoint, &mut faults),
+            )
+        });
+        let waypoints: Vec<(GatewayName, envoy::Resources)> = waypoints.collect();
         let mut inner = self.views.lock();
         inner.shared = shared(&inner.shared, &translation);
+        inner.waypoints = own(&inner.waypoints, waypoints);
         inner.residents = residents(&self.store);
         inner.send();
         drop(inner);
@@ -152,6 +163,20 @@ fn shared(
         .into_iter()
         .map(|(url, bodies): (&str, BTreeMap<_, _>)| (url.into(), renew(old.get(url), bodies)))
         .collect()
+}
+
+fn own(old: &ByGateway, new: Vec<(GatewayName, envoy::Resources)>) -> ByGateway {
+    let renewed = new.into_iter().map(|(name, resources)| {
+        let types = [
+            (type_url::CLUSTER, resources.clusters),
+            (type_url::ENDPOINT, resources.endpoints),
+            (type_url::LISTENER, resources.listeners),
+        ];
+        let before = |url: &str| old.get(&name).and_then(|types| types.get(url));
+        let types = types.map(|(url, bodies)| (Arc::from(url), renew(before(url), bodies)));
+        (name.clone(), types.into())
+    });
+    renewed.collect()
 }
 
 fn residents(store: &Store) -> BTreeMap<Box<str>, BTreeSet<Account>> {

@@ -8,6 +8,7 @@ use proto::{security::Authorization, workload::Address};
 use crate::store::Store;
 
 mod binding;
+pub mod envoy;
 mod index;
 mod peer;
 mod policy;

@@ -72,8 +72,17 @@ pub(super) fn names_for(index: &Index<'_>, pod: &Meta) -> Vec<String> {
 /// elsewhere.
 fn required(pod: &Meta) -> impl Iterator<Item = String> + '_ {
     let list = pod.annotation(REQUIRED_POLICIES).unwrap_or_default();
-    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(|name| if name.contains('/') { name.to_owned() } else { format!("{}/{name}", pod.namespace) })
+    let names = list
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    names.map(|name| {
+        if name.contains('/') {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", pod.namespace)
+        }
+    })
 }
 
 /// The L4 policy, or none when ztunnels have nothing to do with it.

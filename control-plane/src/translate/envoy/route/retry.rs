@@ -1,0 +1,64 @@
+//! Retry policies of routes.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::{
+    config::route::v3::{
+        RetryPolicy,
+        retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
+    },
+    extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
+};
+use objects::RouteRule;
+
+use super::super::pack;
+
+/// Failures after which nothing can have reached the application, or that it asked to have tried again.
+const RETRY_ON: &str =
+    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const RETRIES: u32 = 2;
+
+/// What a route has that says nothing of retries.
+pub(super) fn default() -> RetryPolicy {
+    RetryPolicy {
+        retry_on: RETRY_ON.into(),
+        num_retries: pack::number(RETRIES),
+        retry_host_predicate: vec![RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".into(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack::any(
+                &PreviousHostsPredicate::default(),
+            ))),
+        }],
+        host_selection_retry_max_attempts: 5,
+        ..RetryPolicy::default()
+    }
+}
+
+/// What a rule asks for; `attempts: 0` turns retries off.
+pub(super) fn of_rule(rule: &RouteRule) -> Option<RetryPolicy> {
+    let duration = |text: &Option<String>| {
+        text.as_deref()
+            .and_then(objects::duration)
+            .filter(|d| !d.is_zero())
+    };
+    let mut policy = default();
+    if let Some(retry) = &rule.retry {
+        let attempts = retry.attempts.unwrap_or(RETRIES);
+        if attempts == 0 {
+            return None;
+        }
+        policy.num_retries = pack::number(attempts);
+        policy.retriable_status_codes = retry.codes.clone();
+        policy.retry_back_off = duration(&retry.backoff).map(|base| RetryBackOff {
+            base_interval: pack::time(base),
+            // Envoy's own default, ten times the base, said aloud for readers of dumps.
+            max_interval: pack::time(base.saturating_mul(10).min(Duration::from_secs(3600))),
+        });
+    }
+    let per_try = rule
+        .timeouts
+        .as_ref()
+        .and_then(|timeouts| duration(&timeouts.backend_request));
+    policy.per_try_timeout = per_try.and_then(pack::time);
+    Some(policy)
+}
