@@ -194,8 +194,8 @@ impl AsyncRead for Chunked {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let max = self.rng.chunk();
-        let mut part = buf.take(max);
+        let max = self.rng.chunk().min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
         let poll = Pin::new(&mut self.io).poll_read(cx, &mut part);
         let n = part.filled().len();
         buf.advance(n);
