@@ -40,7 +40,9 @@ impl<I: Io> Worker<I> {
             let reason = if tunnel.phase == Phase::Handshake { Reason::Tls } else { Reason::TunnelLost };
             return Err(Loss::new(reason, "the peer closed the connection"));
         }
-        let again = tunnel.readable || (!tunnel.blocked && !tunnel.ready.is_empty());
+        // One that waits for its certificate reads nothing yet, however much has arrived.
+        let reads = tunnel.readable && tunnel.tls.is_some();
+        let again = reads || (!tunnel.blocked && !tunnel.ready.is_empty());
         let drained = tunnel.phase == Phase::Open
             && tunnel.members.is_empty()
             && tunnel.backlog.is_empty()

@@ -224,7 +224,7 @@ impl<I: Io> Worker<I> {
             }
         }
         if tunnel_state.members.is_empty() {
-            tunnel_state.heard = self.now;
+            tunnel_state.used = self.now;
             self.queue_tunnel(tunnel);
         }
     }

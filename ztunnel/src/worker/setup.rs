@@ -20,6 +20,8 @@ use super::tunnel::{Loss, Phase, PoolKey, Role, Tunnel};
 
 /// A tunnel that was silent for so long is asked whether it still lives.
 const QUIET: Duration = Duration::from_secs(30);
+/// As [`QUIET`], for one without streams: it costs nobody anything.
+const UNUSED_QUIET: Duration = Duration::from_secs(300);
 /// And has so long to answer.
 const PONG: Duration = Duration::from_secs(20);
 /// Our last bytes (GOAWAY, close_notify) may take so long.
@@ -254,20 +256,22 @@ impl<I: Io> Worker<I> {
     fn quiet_tunnel(&mut self, key: Key, io: &mut I) {
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        let silence = now.saturating_duration_since(tunnel.heard);
-        let unused = tunnel.is_client() && tunnel.members.is_empty();
-        if unused && silence >= self.settings.tunnel_idle {
+        let unused = tunnel.members.is_empty();
+        let release = tunnel.used + self.settings.tunnel_idle;
+        if unused && tunnel.is_client() && release <= now {
             return self.close_tunnel(key, io);
         }
         if tunnel.pinged {
             return self.lose(key, Loss::new(Reason::TunnelLost, "the peer does not answer"), io);
         }
-        if silence < QUIET {
-            let due = tunnel.heard + QUIET;
-            return self.set_tunnel_alarm(key, due);
-        }
-        if unused {
-            let due = tunnel.heard + self.settings.tunnel_idle;
+        let due = tunnel.heard + if unused { UNUSED_QUIET } else { QUIET };
+        if now < due || (unused && tunnel.is_client()) {
+            // A stream may come meanwhile: then it must be asked after `QUIET`.
+            let due = match (unused, tunnel.is_client()) {
+                (true, true) => release.min(now + QUIET),
+                (true, false) => now + QUIET,
+                (false, _) => due,
+            };
             return self.set_tunnel_alarm(key, due);
         }
         tunnel.pinged = tunnel.h2.as_mut().is_some_and(|h2| h2.ping());

@@ -56,8 +56,10 @@ pub(super) struct Tunnel<S> {
     /// Links that have a stream here.
     pub(super) members: Vec<Key>,
     pub(super) alarm: Alarm,
-    /// When bytes last arrived, or streams were last here.
+    /// When bytes last arrived.
     pub(super) heard: Instant,
+    /// When it last had a stream.
+    pub(super) used: Instant,
     pub(super) pinged: bool,
     ticked: Instant,
 }
@@ -152,6 +154,7 @@ impl<S> Tunnel<S> {
             members: Vec::new(),
             alarm: Alarm::default(),
             heard: now,
+            used: now,
             pinged: false,
             ticked: now,
         }

@@ -167,7 +167,9 @@ impl Net {
             }
             return had;
         }
-        let n = most.min(self.ends[from].out.len());
+        // The receiver's buffer is as large as its sender's: a reader that does not read stops the sender.
+        let space = self.ends[to].room.saturating_sub(self.ends[to].inbox.len());
+        let n = most.min(self.ends[from].out.len()).min(space);
         let mut moved = n > 0;
         let bytes: Vec<u8> = self.ends[from].out.drain(..n).collect();
         self.ends[to].inbox.extend(bytes);
