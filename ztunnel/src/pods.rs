@@ -265,6 +265,11 @@ impl Enrolment {
                 tracing::error!(uid = %pod.uid, "the pod has no usable identity: {error}")
             }
         }
+        // So that a SYN that waits at a closing listener moves to its successor's. A namespace where this may not be
+        // written works all the same, with resets during an upgrade.
+        if let Err(error) = sys::socket::set_tcp_migrate_req(&pod.netns) {
+            tracing::debug!(uid = %pod.uid, "tcp_migrate_req cannot be set: {error}");
+        }
         let opened = listeners::open(&pod.netns, &self.wanted, self.workers.count());
         let listeners = match opened {
             Ok(listeners) => listeners,

@@ -44,8 +44,11 @@ table inet causeway_test {
 pub fn capture(pod: &Pod) -> Result<()> {
     pod.ns.nft(RULES)?;
     let rule = "rule add fwmark 0x111/0xfff pref 32764 lookup 100\n";
-    pod.ns.ip(&format!("{rule}route add local 0.0.0.0/0 dev lo table 100\n"))?;
-    pod.ns.ip6(&format!("{rule}route add local ::/0 dev lo table 100\n"))
+    pod.ns.ip(&format!(
+        "{rule}route add local 0.0.0.0/0 dev lo table 100\n"
+    ))?;
+    pod.ns
+        .ip6(&format!("{rule}route add local ::/0 dev lo table 100\n"))
 }
 
 /// Takes [`capture`] back, as when a pod leaves the mesh.

@@ -137,10 +137,6 @@ impl Agent {
     }
 
     /// Runs `work` on the agent's runtime and waits for it.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the agent's whole runtime is dropped at its end"
-    )]
     fn ask<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
         let (done, answer) = std::sync::mpsc::channel();
         drop(

@@ -6,10 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use proto::security::{Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match};
+use proto::security::{
+    Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match,
+};
 use proto::type_url::{ADDRESS, AUTHORIZATION};
 use proto::workload::{
-    Address, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload, WorkloadType, address,
+    Address, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload, WorkloadType,
+    address,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -73,11 +76,21 @@ impl Mesh {
         let ca = TestCa::new("cluster.local");
         let control = topology.control_ip();
         let listen = |port| topology.control().listen(SocketAddr::new(control, port));
-        let ads = Ads::start(listen(15012)?, authority::tls(&ca, &[&control.to_string()])?)?;
+        let ads = Ads::start(
+            listen(15012)?,
+            authority::tls(&ca, &[&control.to_string()])?,
+        )?;
         let authority = Authority::start(listen(15013)?, &ca)?;
         let root = dir.path().join("root.pem");
         std::fs::write(&root, ca.roots_pem())?;
-        let mut mesh = Self { nodes: Vec::new(), ads, ca, _authority: authority, topology, dir };
+        let mut mesh = Self {
+            nodes: Vec::new(),
+            ads,
+            ca,
+            _authority: authority,
+            topology,
+            dir,
+        };
         for index in 0..nodes {
             let node = mesh.node(index, &root, settings)?;
             mesh.nodes.push(node);
@@ -89,7 +102,10 @@ impl Mesh {
         let socket = self.dir.path().join(format!("node{index}/ztunnel.sock"));
         let control = self.topology.control_ip();
         let (root, socket_text) = (root.display().to_string(), socket.display().to_string());
-        let (xds, ca) = (format!("https://{control}:15012"), format!("https://{control}:15013"));
+        let (xds, ca) = (
+            format!("https://{control}:15012"),
+            format!("https://{control}:15013"),
+        );
         let node = format!("node{index}");
         let fixed = [
             ("NODE_NAME", node.as_str()),
@@ -104,9 +120,17 @@ impl Mesh {
             ("ZTUNNEL_WORKER_THREADS", "2"),
             ("RUST_LOG", "info,access=debug"),
         ];
-        let all = fixed.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let all = fixed
+            .iter()
+            .chain(settings)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let environment = all.collect();
-        Ok(Node { ztunnel: None, agent: Agent::start(&socket)?, net: self.topology.node()?, environment })
+        Ok(Node {
+            ztunnel: None,
+            agent: Agent::start(&socket)?,
+            net: self.topology.node()?,
+            environment,
+        })
     }
 
     /// Starts the node's ztunnel and waits until it is ready.
@@ -120,10 +144,23 @@ impl Mesh {
     /// Starts one more ztunnel on the node, with other settings, and waits for nothing.
     pub fn spawn_ztunnel(&self, index: usize, settings: &[(&str, &str)]) -> Result<Process> {
         let node = &self.nodes[index];
-        let log = self.dir.path().join(format!("node{index}-{}.log", settings.len()));
+        let log = self
+            .dir
+            .path()
+            .join(format!("node{index}-{}.log", settings.len()));
         let mut environment = node.environment.clone();
-        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Process::start(&node.net.ns, &process::binary("ztunnel")?, &["proxy", "ztunnel"], &environment, &log)
+        environment.extend(
+            settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
+        Process::start(
+            &node.net.ns,
+            &process::binary("ztunnel")?,
+            &["proxy", "ztunnel"],
+            &environment,
+            &log,
+        )
     }
 
     /// Adds a pod to the topology, the mesh and its ztunnel.
@@ -153,31 +190,57 @@ impl Mesh {
             cluster_id: "Kubernetes".to_owned(),
             ..Workload::default()
         };
-        Ok(Pod { net, workload, node })
+        Ok(Pod {
+            net,
+            workload,
+            node,
+        })
     }
 
     /// Captures the pod's traffic and hands it to its ztunnel.
     pub fn enrol(&self, pod: &Pod) -> Result<()> {
         redirect::capture(&pod.net)?;
-        self.nodes[pod.node].agent.add(&pod.uid(), &pod.net, pod.info())
+        self.nodes[pod.node]
+            .agent
+            .add(&pod.uid(), &pod.net, pod.info())
     }
 
     /// Puts (or replaces) a workload in the mesh.
     pub fn publish(&self, workload: &Workload) {
-        let address = Address { r#type: Some(address::Type::Workload(workload.clone())) };
+        let address = Address {
+            r#type: Some(address::Type::Workload(workload.clone())),
+        };
         self.ads.set(ADDRESS, &workload.uid, &address);
     }
 
     /// Puts a service in the mesh that leads from `port` of `vip` to `target` of each of `pods`.
-    pub fn service(&self, name: &str, vip: IpAddr, (port, target): (u16, u16), pods: &mut [&mut Pod]) {
+    pub fn service(
+        &self,
+        name: &str,
+        vip: IpAddr,
+        (port, target): (u16, u16),
+        pods: &mut [&mut Pod],
+    ) {
         let hostname = format!("{name}.{NAMESPACE}.svc.cluster.local");
-        let ports = vec![Port { service_port: port.into(), target_port: target.into(), app_protocol: 0 }];
+        let ports = vec![Port {
+            service_port: port.into(),
+            target_port: target.into(),
+            app_protocol: 0,
+        }];
         for pod in pods {
             let key = format!("{NAMESPACE}/{hostname}");
-            pod.workload.services.insert(key, PortList { ports: ports.clone() });
+            pod.workload.services.insert(
+                key,
+                PortList {
+                    ports: ports.clone(),
+                },
+            );
             self.publish(&pod.workload);
         }
-        let addresses = vec![NetworkAddress { address: octets(vip), ..NetworkAddress::default() }];
+        let addresses = vec![NetworkAddress {
+            address: octets(vip),
+            ..NetworkAddress::default()
+        }];
         let service = Service {
             name: name.to_owned(),
             namespace: NAMESPACE.to_owned(),
@@ -187,32 +250,45 @@ impl Mesh {
             canonical: true,
             ..Service::default()
         };
-        let address = Address { r#type: Some(address::Type::Service(service)) };
-        self.ads.set(ADDRESS, &format!("{NAMESPACE}/{hostname}"), &address);
+        let address = Address {
+            r#type: Some(address::Type::Service(service)),
+        };
+        self.ads
+            .set(ADDRESS, &format!("{NAMESPACE}/{hostname}"), &address);
     }
 
     /// Puts a policy on the namespace, or on those workloads that name it.
     pub fn policy(&self, name: &str, scope: Scope, action: Action, matched: Match) {
-        let clause = Clause { matches: vec![matched] };
+        let clause = Clause {
+            matches: vec![matched],
+        };
         let policy = Authorization {
             name: name.to_owned(),
             namespace: NAMESPACE.to_owned(),
             scope: scope.into(),
             action: action.into(),
-            rules: vec![Rule { clauses: vec![clause] }],
+            rules: vec![Rule {
+                clauses: vec![clause],
+            }],
             ..Authorization::default()
         };
-        self.ads.set(AUTHORIZATION, &format!("{NAMESPACE}/{name}"), &policy);
+        self.ads
+            .set(AUTHORIZATION, &format!("{NAMESPACE}/{name}"), &policy);
     }
 
     /// Takes a policy away.
     pub fn remove_policy(&self, name: &str) {
-        self.ads.remove(AUTHORIZATION, &format!("{NAMESPACE}/{name}"));
+        self.ads
+            .remove(AUTHORIZATION, &format!("{NAMESPACE}/{name}"));
     }
 
     /// Waits until every ztunnel that runs has applied all that was pushed.
     pub fn settle(&self) -> Result<()> {
-        let running = self.nodes.iter().filter(|node| node.ztunnel.is_some()).count();
+        let running = self
+            .nodes
+            .iter()
+            .filter(|node| node.ztunnel.is_some())
+            .count();
         self.ads.settled(running, LIMIT)
     }
 }
@@ -232,9 +308,13 @@ impl Node {
     pub fn log_line(&self, parts: &[&str]) -> Result<String> {
         wait::until(&format!("a log line with {parts:?}"), LIMIT, || {
             let log = self.log();
-            let found = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+            let found = log
+                .lines()
+                .find(|line| parts.iter().all(|part| line.contains(part)));
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            found.map(str::to_owned).with_context(|| format!("newest first:\n{}", tail.join("\n")))
+            found
+                .map(str::to_owned)
+                .with_context(|| format!("newest first:\n{}", tail.join("\n")))
         })
     }
 
@@ -251,7 +331,9 @@ impl Node {
             let metric = line.split(['{', ' ']).next().unwrap_or_default();
             metric == name && labels.iter().all(|label| line.contains(label))
         });
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
     }
 }
 
@@ -277,7 +359,10 @@ impl Pod {
 
     /// Its SPIFFE identity.
     pub fn identity(&self) -> String {
-        format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{}", self.workload.service_account)
+        format!(
+            "spiffe://cluster.local/ns/{NAMESPACE}/sa/{}",
+            self.workload.service_account
+        )
     }
 }
 
@@ -289,8 +374,13 @@ pub fn local(port: u16) -> SocketAddr {
 /// Matches a caller's service account.
 pub fn principal(account: &str) -> Match {
     let exact = format!("cluster.local/ns/{NAMESPACE}/sa/{account}");
-    let value = StringMatch { match_type: Some(string_match::MatchType::Exact(exact)) };
-    Match { principals: vec![value], ..Match::default() }
+    let value = StringMatch {
+        match_type: Some(string_match::MatchType::Exact(exact)),
+    };
+    Match {
+        principals: vec![value],
+        ..Match::default()
+    }
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -299,4 +389,3 @@ fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
-

@@ -60,7 +60,8 @@ fn all_faults_are_reported_together() {
     let faults = read(&pairs).unwrap_err();
     let mut names: Vec<&str> = faults.0.iter().map(|fault| fault.name.as_str()).collect();
     let mut expected: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
-    (names.sort_unstable(), expected.sort_unstable());
+    names.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(names, expected);
 }
 
@@ -108,4 +109,7 @@ fn each_setting_is_documented_once_with_a_meaning() {
     let rows = Config::documentation();
     assert!(rows.iter().all(|row| !row.meaning.is_empty()));
     assert!(rows.iter().any(|row| row.name == "ZTUNNEL_WORKER_THREADS"));
+    let names: std::collections::BTreeSet<&str> =
+        rows.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names.len(), rows.len());
 }

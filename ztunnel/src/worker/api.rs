@@ -70,7 +70,11 @@ pub struct Ports {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { outbound: 15001, inbound_plain: 15006, inbound: 15008 }
+        Self {
+            outbound: 15001,
+            inbound_plain: 15006,
+            inbound: 15008,
+        }
     }
 }
 
@@ -123,7 +127,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { handshakes: 256, connections: 50_000 }
+        Self {
+            handshakes: 256,
+            connections: 50_000,
+        }
     }
 }
 
@@ -137,7 +144,11 @@ impl Settings {
             ports: Ports::default(),
             mark: Some(1337),
             original_source: None,
-            keepalive: Some(Keepalive { time: minutes_3, interval: minutes_3, retries: 9 }),
+            keepalive: Some(Keepalive {
+                time: minutes_3,
+                interval: minutes_3,
+                retries: 9,
+            }),
             user_timeout: None,
             stream_window: 4 << 20,
             connection_window: 16 << 20,
@@ -337,12 +348,14 @@ impl Bytes {
 
     /// Only the owning worker calls this: a plain load and store, no read-modify-write across cores.
     pub(crate) fn add_sent(&self, n: usize) {
-        self.to_source.store(self.sent() + n as u64, Ordering::Relaxed);
+        self.to_source
+            .store(self.sent() + n as u64, Ordering::Relaxed);
     }
 
     /// As [`Bytes::add_sent`], for the other way.
     pub(crate) fn add_received(&self, n: usize) {
-        self.from_source.store(self.received() + n as u64, Ordering::Relaxed);
+        self.from_source
+            .store(self.received() + n as u64, Ordering::Relaxed);
     }
 }
 

@@ -38,7 +38,7 @@ fn one(identity: &Identity, status: &Status, now: SystemTime) -> Value {
     })
 }
 
-fn certificate(der: &CertificateDer<'static>) -> Option<Value> {
+pub(super) fn certificate(der: &CertificateDer<'static>) -> Option<Value> {
     let facts = LeafFacts::read(der).ok()?;
     Some(json!({
         // istioctl expects base64 of the PEM text.
@@ -49,12 +49,15 @@ fn certificate(der: &CertificateDer<'static>) -> Option<Value> {
     }))
 }
 
+/// Characters in a line, as upstream writes them.
+const LINE: usize = 60;
+
 fn pem(der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
     let mut rest = encoded.as_str();
     while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
+        let (line, after) = rest.split_at(rest.len().min(LINE));
         text.push_str(line);
         text.push('\n');
         rest = after;

@@ -17,69 +17,13 @@ pub(super) fn all(snapshot: &Snapshot) -> Vec<Value> {
 }
 
 fn one(workload: &Workload) -> Value {
-    let text = |value: &str| Value::from(value);
     let mut object = Map::new();
-    put(&mut object, "uid", text(&workload.uid));
-    put(&mut object, "name", text(&workload.name));
-    put(&mut object, "namespace", text(&workload.namespace));
-    put(
-        &mut object,
-        "workloadIps",
-        strings(workload.addresses.iter()),
-    );
-    put(&mut object, "hostname", text(&workload.hostname));
-    put(&mut object, "network", text(&workload.network));
-    put(
-        &mut object,
-        "networkGateway",
-        workload.network_gateway.as_deref().map(gateway),
-    );
-    put(
-        &mut object,
-        "waypoint",
-        workload.waypoint.as_deref().map(gateway),
-    );
-    put(&mut object, "protocol", protocol(workload.tunnel_protocol));
-    put(
-        &mut object,
-        "networkMode",
-        network_mode(workload.network_mode),
-    );
-    put(
-        &mut object,
-        "nativeTunnel",
-        workload.native_tunnel.then_some(true),
-    );
-    let trust_domain = workload
-        .identity
-        .as_ref()
-        .map(|identity| identity.trust_domain());
-    put(&mut object, "trustDomain", trust_domain);
-    put(&mut object, "serviceAccount", workload.service_account());
-    put(&mut object, "node", text(&workload.node));
-    put(&mut object, "canonicalName", text(&workload.canonical_name));
-    put(
-        &mut object,
-        "canonicalRevision",
-        text(&workload.canonical_revision),
-    );
-    put(
-        &mut object,
-        "workloadType",
-        workload_type(workload.workload_type),
-    );
-    put(&mut object, "workloadName", text(&workload.workload_name));
-    put(&mut object, "clusterId", text(&workload.cluster_id));
-    put(
-        &mut object,
-        "authorizationPolicies",
-        strings(workload.authorization_policies.iter()),
-    );
-    put(
-        &mut object,
-        "services",
-        strings(workload.services.iter().map(|ports| &ports.service)),
-    );
+    place(&mut object, workload);
+    owner(&mut object, workload);
+    let policies = strings(workload.authorization_policies.iter());
+    put(&mut object, "authorizationPolicies", policies);
+    let services = strings(workload.services.iter().map(|ports| &ports.service));
+    put(&mut object, "services", services);
     put(
         &mut object,
         "status",
@@ -90,18 +34,69 @@ fn one(workload: &Workload) -> Value {
         },
     );
     put(&mut object, "capacity", workload.capacity);
-    put(&mut object, "applicationTunnel", workload.application_tunnel.map(|tunnel| {
-        json!({ "protocol": application_protocol(tunnel.protocol), "port": tunnel.port })
-    }));
+    let tunnel = workload.application_tunnel.map(
+        |tunnel| json!({ "protocol": application_protocol(tunnel.protocol), "port": tunnel.port }),
+    );
+    put(&mut object, "applicationTunnel", tunnel);
+    object.into()
+}
+
+/// Where it is and how it is reached.
+fn place(object: &mut Map<String, Value>, workload: &Workload) {
+    put(object, "workloadIps", strings(workload.addresses.iter()));
+    put(object, "hostname", &*workload.hostname);
+    put(object, "network", &*workload.network);
+    put(
+        object,
+        "networkGateway",
+        workload.network_gateway.as_deref().map(gateway),
+    );
+    put(
+        object,
+        "waypoint",
+        workload.waypoint.as_deref().map(gateway),
+    );
+    put(object, "protocol", protocol(workload.tunnel_protocol));
+    put(object, "networkMode", network_mode(workload.network_mode));
+    put(
+        object,
+        "nativeTunnel",
+        workload.native_tunnel.then_some(true),
+    );
+    put(object, "node", &*workload.node);
+    put(object, "clusterId", &*workload.cluster_id);
     if let Some(locality) = &workload.locality {
         let (region, zone, subzone) = (&*locality.region, &*locality.zone, &*locality.subzone);
         put(
-            &mut object,
+            object,
             "locality",
             json!({ "region": region, "zone": zone, "subzone": subzone }),
         );
     }
-    object.into()
+}
+
+/// What it is called and whose it is.
+fn owner(object: &mut Map<String, Value>, workload: &Workload) {
+    put(object, "uid", &*workload.uid);
+    put(object, "name", &*workload.name);
+    put(object, "namespace", &*workload.namespace);
+    put(
+        object,
+        "trustDomain",
+        workload
+            .identity
+            .as_ref()
+            .map(|identity| identity.trust_domain()),
+    );
+    put(object, "serviceAccount", workload.service_account());
+    put(object, "canonicalName", &*workload.canonical_name);
+    put(object, "canonicalRevision", &*workload.canonical_revision);
+    put(
+        object,
+        "workloadType",
+        workload_type(workload.workload_type),
+    );
+    put(object, "workloadName", &*workload.workload_name);
 }
 
 fn strings<T: ToString>(values: impl Iterator<Item = T>) -> Value {
