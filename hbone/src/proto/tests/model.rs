@@ -329,7 +329,7 @@ fn cases() -> u32 {
     std::env::var("HBONE_MODEL_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())
-        .unwrap_or(300)
+        .unwrap_or(100)
 }
 
 proptest! {
