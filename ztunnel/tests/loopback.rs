@@ -29,7 +29,11 @@ fn exchange(stream: TcpStream, ours: &[u8], piece: usize) -> Vec<u8> {
 }
 
 /// The application: answers the first 8 bytes (a number) with contents of its own, takes everything.
-fn serve(pair: &Pair, connections: usize, len: usize) -> thread::JoinHandle<Vec<(u64, usize, bool)>> {
+fn serve(
+    pair: &Pair,
+    connections: usize,
+    len: usize,
+) -> thread::JoinHandle<Vec<(u64, usize, bool)>> {
     let listener = pair.app.try_clone().unwrap();
     thread::spawn(move || {
         let serving: Vec<_> = (0..connections)
@@ -59,14 +63,24 @@ fn both_directions_at_once_over_many_connections_lose_nothing() {
             let mut stream = pair.call();
             thread::spawn(move || {
                 stream.write_all(&number.to_be_bytes()).unwrap();
-                let got = exchange(stream, &content(number, LEN), 1 + 977 * (number as usize + 1));
+                let got = exchange(
+                    stream,
+                    &content(number, LEN),
+                    1 + 977 * (number as usize + 1),
+                );
                 got == content(number + 1000, LEN)
             })
         })
         .collect();
-    assert!(calling.into_iter().all(|one| one.join().unwrap()), "a caller got other bytes");
+    assert!(
+        calling.into_iter().all(|one| one.join().unwrap()),
+        "a caller got other bytes"
+    );
     let served = serving.join().unwrap();
-    assert!(served.iter().all(|(_, len, same)| *len == LEN && *same), "the application got other bytes: {served:?}");
+    assert!(
+        served.iter().all(|(_, len, same)| *len == LEN && *same),
+        "the application got other bytes: {served:?}"
+    );
     pair.stop();
 }
 
@@ -85,7 +99,9 @@ fn connected(pair: &Pair) -> (TcpStream, TcpStream) {
 
 fn is_reset(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).is_err_and(|fault| fault.kind() == ErrorKind::ConnectionReset)
+    stream
+        .read_to_end(&mut rest)
+        .is_err_and(|fault| fault.kind() == ErrorKind::ConnectionReset)
 }
 
 fn reset(stream: TcpStream) {
@@ -127,9 +143,10 @@ fn a_half_closed_connection_goes_on_in_the_other_direction() {
     sending.join().unwrap().unwrap();
     assert!(got == bytes);
     let (sent, received) = pair.notice(0, |notice| match notice {
-        Notice::Closed(closed) if closed.reason == Reason::Complete => {
-            Some((closed.connection.bytes.sent(), closed.connection.bytes.received()))
-        }
+        Notice::Closed(closed) if closed.reason == Reason::Complete => Some((
+            closed.connection.bytes.sent(),
+            closed.connection.bytes.received(),
+        )),
         _ => None,
     });
     assert_eq!((sent, received), (3_000_004, 4));
@@ -170,7 +187,9 @@ fn a_drain_lets_running_connections_finish() {
     drop(client);
     drop(server);
     for node in [0, 1] {
-        pair.notice(node, |notice| matches!(notice, Notice::Drained { .. }).then_some(()));
+        pair.notice(node, |notice| {
+            matches!(notice, Notice::Drained { .. }).then_some(())
+        });
     }
     pair.stop();
 }

@@ -51,14 +51,22 @@ pub struct Refusal {
 /// The refusal with its status.
 pub fn inbound(snapshot: &Snapshot, request: &Inbound<'_>) -> Result<Arrival, Refusal> {
     let Some(own) = request.workload else {
-        return Err(refusal(503, Reason::UnknownWorkload, "the pod's own workload is not known".to_owned()));
+        return Err(refusal(
+            503,
+            Reason::UnknownWorkload,
+            "the pod's own workload is not known".to_owned(),
+        ));
     };
     if own.application_tunnel.is_some() {
-        let detail = "the workload wants a tunnel into the application, which is not supported yet".to_owned();
+        let detail = "the workload wants a tunnel into the application, which is not supported yet"
+            .to_owned();
         return Err(refusal(503, Reason::Unsupported, detail));
     }
     let arrival = match &request.authority.host {
-        Host::Ip(address) => by_address(request, SocketAddr::new(address.to_canonical(), request.authority.port))?,
+        Host::Ip(address) => by_address(
+            request,
+            SocketAddr::new(address.to_canonical(), request.authority.port),
+        )?,
         Host::Name(name) => by_name(snapshot, request, own, name)?,
     };
     let port = arrival.destination.port();
@@ -75,10 +83,18 @@ fn by_address(request: &Inbound<'_>, destination: SocketAddr) -> Result<Arrival,
         let detail = format!("CONNECT asks for {destination}, but came in on {local}");
         return Err(refusal(400, Reason::BadRequest, detail));
     }
-    Ok(Arrival { destination, service: None })
+    Ok(Arrival {
+        destination,
+        service: None,
+    })
 }
 
-fn by_name(snapshot: &Snapshot, request: &Inbound<'_>, own: &Workload, name: &str) -> Result<Arrival, Refusal> {
+fn by_name(
+    snapshot: &Snapshot,
+    request: &Inbound<'_>,
+    own: &Workload,
+    name: &str,
+) -> Result<Arrival, Refusal> {
     let unknown = |what: String| refusal(503, Reason::NoEndpoint, what);
     let port = request.authority.port;
     let service = snapshot
@@ -86,12 +102,23 @@ fn by_name(snapshot: &Snapshot, request: &Inbound<'_>, own: &Workload, name: &st
         .iter()
         .find(|service| own.ports_of(&service.key).is_some())
         .ok_or_else(|| unknown(format!("the pod is no endpoint of a service named {name}")))?;
-    let target = balance::target_port(service, own, port)
-        .ok_or_else(|| unknown(format!("service {} has no port {port} on this pod", service.key)))?;
+    let target = balance::target_port(service, own, port).ok_or_else(|| {
+        unknown(format!(
+            "service {} has no port {port} on this pod",
+            service.key
+        ))
+    })?;
     let destination = SocketAddr::new(request.local.ip().to_canonical(), target);
-    Ok(Arrival { destination, service: Some(service.clone()) })
+    Ok(Arrival {
+        destination,
+        service: Some(service.clone()),
+    })
 }
 
 fn refusal(status: u16, reason: Reason, detail: String) -> Refusal {
-    Refusal { status, reason, detail }
+    Refusal {
+        status,
+        reason,
+        detail,
+    }
 }

@@ -76,21 +76,37 @@ pub struct Tunnel {
 pub fn outbound(snapshot: &Snapshot, request: &Outbound<'_>, rng: &mut impl Rng) -> Route {
     let destination = request.destination;
     if destination.ip().is_loopback() && request.ports.contains(destination.port()) {
-        return reject(Reason::SelfCall, format!("{destination} is a port of ztunnel itself"));
+        return reject(
+            Reason::SelfCall,
+            format!("{destination} is a port of ztunnel itself"),
+        );
     }
     let Some(source) = request.source else {
         return Route::WaitForWorkload;
     };
     if source.addresses.contains(&destination.ip()) && request.ports.contains(destination.port()) {
-        return reject(Reason::SelfCall, format!("{destination} is a port of ztunnel itself"));
+        return reject(
+            Reason::SelfCall,
+            format!("{destination} is a port of ztunnel itself"),
+        );
     }
-    let call = Call { snapshot, request, source };
+    let call = Call {
+        snapshot,
+        request,
+        source,
+    };
     let found = if let Some(workload) = snapshot.workload_at(request.network, destination.ip()) {
         call.workload(workload, rng)
-    } else if let Some(service) = snapshot.service_at(request.network, destination.ip(), &source.namespace) {
+    } else if let Some(service) =
+        snapshot.service_at(request.network, destination.ip(), &source.namespace)
+    {
         call.service(service, rng)
     } else {
-        Ok(Route::Passthrough(Plain { destination, workload: None, service: None }))
+        Ok(Route::Passthrough(Plain {
+            destination,
+            workload: None,
+            service: None,
+        }))
     };
     found.unwrap_or_else(|refusal| refusal)
 }
@@ -105,7 +121,11 @@ struct Call<'a> {
 impl Call<'_> {
     /// Addressed by a pod's own address: a waypoint of the workload stands before it.
     fn workload(&self, workload: &Arc<Workload>, rng: &mut impl Rng) -> Result<Route, Route> {
-        if let Some(waypoint) = workload.waypoint.as_ref().filter(|waypoint| !self.is_source(waypoint)) {
+        if let Some(waypoint) = workload
+            .waypoint
+            .as_ref()
+            .filter(|waypoint| !self.is_source(waypoint))
+        {
             return self.through_waypoint(waypoint, None, rng);
         }
         self.endpoint(workload, self.request.destination, None)
@@ -113,18 +133,29 @@ impl Call<'_> {
 
     /// Addressed by a VIP: a waypoint of the service stands before it, else one of its endpoints is chosen.
     fn service(&self, service: &Arc<Service>, rng: &mut impl Rng) -> Result<Route, Route> {
-        if let Some(waypoint) = balance::waypoint(service, rng).filter(|waypoint| !self.is_source(waypoint)) {
+        if let Some(waypoint) =
+            balance::waypoint(service, rng).filter(|waypoint| !self.is_source(waypoint))
+        {
             return self.through_waypoint(waypoint, Some(service), rng);
         }
         let destination = self.request.destination;
         let port = destination.port();
         match balance::pick(self.snapshot, service, Want::Port(port), self.source, rng) {
-            Ok(Choice::Passthrough) => {
-                Ok(Route::Passthrough(Plain { destination, workload: None, service: Some(service.clone()) }))
-            }
-            Ok(Choice::Endpoint { workload, port: target }) => {
+            Ok(Choice::Passthrough) => Ok(Route::Passthrough(Plain {
+                destination,
+                workload: None,
+                service: Some(service.clone()),
+            })),
+            Ok(Choice::Endpoint {
+                workload,
+                port: target,
+            }) => {
                 let address = self.address(workload, service.ip_families)?;
-                self.endpoint(workload, SocketAddr::new(address, target.unwrap_or(port)), Some(service))
+                self.endpoint(
+                    workload,
+                    SocketAddr::new(address, target.unwrap_or(port)),
+                    Some(service),
+                )
             }
             Err(unusable) => Err(reject(Reason::NoEndpoint, unusable.to_string())),
         }
@@ -140,7 +171,11 @@ impl Call<'_> {
         self.same_network(workload)?;
         if workload.tunnel_protocol != TunnelProtocol::Hbone {
             let (workload, service) = (Some(workload.clone()), service.cloned());
-            return Ok(Route::Passthrough(Plain { destination: target, workload, service }));
+            return Ok(Route::Passthrough(Plain {
+                destination: target,
+                workload,
+                service,
+            }));
         }
         let hop = SocketAddr::new(target.ip(), self.request.ports.inbound);
         self.tunnel(hop, target, workload, (service, service))
@@ -154,7 +189,9 @@ impl Call<'_> {
     ) -> Result<Route, Route> {
         let (workload, service) = self.waypoint_endpoint(waypoint, rng)?;
         self.same_network(&workload)?;
-        let families = service.as_ref().map_or(IpFamilies::Automatic, |service| service.ip_families);
+        let families = service
+            .as_ref()
+            .map_or(IpFamilies::Automatic, |service| service.ip_families);
         let address = self.address(&workload, families)?;
         let service_port = waypoint.hbone_mtls_port;
         let port = service
@@ -163,7 +200,12 @@ impl Call<'_> {
             .unwrap_or(service_port);
         let hop = SocketAddr::new(address, port);
         // The waypoint is asked for what the application dialled, and decides the rest.
-        self.tunnel(hop, self.request.destination, &workload, (service.as_ref(), addressed))
+        self.tunnel(
+            hop,
+            self.request.destination,
+            &workload,
+            (service.as_ref(), addressed),
+        )
     }
 
     /// One instance of the waypoint. A waypoint that is named but absent is never bypassed.
@@ -172,23 +214,35 @@ impl Call<'_> {
         waypoint: &GatewayAddress,
         rng: &mut impl Rng,
     ) -> Result<(Arc<Workload>, Option<Arc<Service>>), Route> {
-        let absent = || reject(Reason::NoWaypoint, format!("waypoint {waypoint} is not known"));
+        let absent = || {
+            reject(
+                Reason::NoWaypoint,
+                format!("waypoint {waypoint} is not known"),
+            )
+        };
         let service = match &waypoint.destination {
-            GatewayDestination::Hostname(name) => self.snapshot.service(&name.namespace, &name.hostname),
+            GatewayDestination::Hostname(name) => {
+                self.snapshot.service(&name.namespace, &name.hostname)
+            }
             GatewayDestination::Address(at) => {
                 if let Some(workload) = self.snapshot.workload_at(&at.network, at.address) {
                     return Ok((workload.clone(), None));
                 }
-                self.snapshot.service_at(&at.network, at.address, &self.source.namespace)
+                self.snapshot
+                    .service_at(&at.network, at.address, &self.source.namespace)
             }
         };
         let service = service.ok_or_else(absent)?;
         match balance::pick(self.snapshot, service, Want::Any, self.source, rng) {
             Ok(Choice::Endpoint { workload, .. }) => Ok((workload.clone(), Some(service.clone()))),
-            Ok(Choice::Passthrough) => {
-                Err(reject(Reason::NoWaypoint, format!("waypoint {waypoint} is a PASSTHROUGH service")))
-            }
-            Err(unusable) => Err(reject(Reason::NoWaypoint, format!("waypoint {waypoint}: {unusable}"))),
+            Ok(Choice::Passthrough) => Err(reject(
+                Reason::NoWaypoint,
+                format!("waypoint {waypoint} is a PASSTHROUGH service"),
+            )),
+            Err(unusable) => Err(reject(
+                Reason::NoWaypoint,
+                format!("waypoint {waypoint}: {unusable}"),
+            )),
         }
     }
 
@@ -200,16 +254,27 @@ impl Call<'_> {
         workload: &Arc<Workload>,
         services: (Option<&Arc<Service>>, Option<&Arc<Service>>),
     ) -> Result<Route, Route> {
-        let named = services.0.map_or(&[][..], |service| &service.subject_alt_names);
-        let accepted: Arc<[Identity]> =
-            named.iter().filter_map(|name| name.parse().ok()).chain(workload.identity.clone()).collect();
+        let named = services
+            .0
+            .map_or(&[][..], |service| &service.subject_alt_names);
+        let accepted: Arc<[Identity]> = named
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .chain(workload.identity.clone())
+            .collect();
         if accepted.is_empty() {
-            let detail = format!("workload {} has no identity, so nobody may answer for it", workload.uid);
+            let detail = format!(
+                "workload {} has no identity, so nobody may answer for it",
+                workload.uid
+            );
             return Err(reject(Reason::Identity, detail));
         }
         Ok(Route::Tunnel(Tunnel {
             next_hop,
-            authority: Authority { host: Host::Ip(target.ip()), port: target.port() },
+            authority: Authority {
+                host: Host::Ip(target.ip()),
+                port: target.port(),
+            },
             accepted,
             workload: workload.clone(),
             service: services.1.cloned(),
@@ -219,7 +284,10 @@ impl Call<'_> {
     fn address(&self, workload: &Workload, families: IpFamilies) -> Result<IpAddr, Route> {
         let caller = self.request.destination.ip();
         balance::address(&workload.addresses, families, caller).ok_or_else(|| {
-            let detail = format!("workload {} has no address that can be called (host name only)", workload.uid);
+            let detail = format!(
+                "workload {} has no address that can be called (host name only)",
+                workload.uid
+            );
             reject(Reason::Unsupported, detail)
         })
     }

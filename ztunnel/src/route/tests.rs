@@ -8,8 +8,8 @@ use mesh::identity::Identity;
 use mesh::service::{LoadBalancing, Mode, Service, ServicePort, Vip, WeightedWaypoint};
 use mesh::state::{Snapshot, State, Update};
 use mesh::workload::{
-    ApplicationTunnel, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, PortPair,
-    ServicePorts, TunnelProtocol, Workload,
+    ApplicationTunnel, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress,
+    PortPair, ServicePorts, TunnelProtocol, Workload,
 };
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
@@ -47,7 +47,10 @@ fn workload(name: &str, address: &str, protocol: TunnelProtocol) -> Workload {
 fn backs(workload: Workload, host: &str, ports: (u16, u16)) -> Workload {
     let service = NamespacedHostname::new("app", host);
     let ports = [PortPair::new(ports.0, ports.1)].into();
-    Workload { services: [ServicePorts { service, ports }].into(), ..workload }
+    Workload {
+        services: [ServicePorts { service, ports }].into(),
+        ..workload
+    }
 }
 
 fn service(host: &str, vip: &str, ports: (u16, u16)) -> Service {
@@ -67,12 +70,21 @@ fn service(host: &str, vip: &str, ports: (u16, u16)) -> Service {
 
 fn by_name(host: &str) -> Arc<GatewayAddress> {
     let destination = GatewayDestination::Hostname(NamespacedHostname::new("app", host));
-    Arc::new(GatewayAddress { destination, hbone_mtls_port: 15008 })
+    Arc::new(GatewayAddress {
+        destination,
+        hbone_mtls_port: 15008,
+    })
 }
 
 fn by_address(address: &str) -> Arc<GatewayAddress> {
-    let address = NetworkAddress { network: "".into(), address: ip(address) };
-    Arc::new(GatewayAddress { destination: GatewayDestination::Address(address), hbone_mtls_port: 15008 })
+    let address = NetworkAddress {
+        network: "".into(),
+        address: ip(address),
+    };
+    Arc::new(GatewayAddress {
+        destination: GatewayDestination::Address(address),
+        hbone_mtls_port: 15008,
+    })
 }
 
 /// client 10.0.0.1, server 10.0.0.2 behind reviews (10.96.0.1:80 -> 8080), plain 10.0.0.3, waypoint 10.0.0.9 (10.96.0.9).
@@ -92,9 +104,17 @@ impl Default for Mesh {
             client: workload("client", "10.0.0.1", Hbone),
             server: backs(workload("server", "10.0.0.2", Hbone), HOST, (80, 8080)),
             reviews: service(HOST, "10.96.0.1", (80, 8080)),
-            waypoint: backs(workload("waypoint", "10.0.0.9", Hbone), WAYPOINT, (15008, 15008)),
+            waypoint: backs(
+                workload("waypoint", "10.0.0.9", Hbone),
+                WAYPOINT,
+                (15008, 15008),
+            ),
             waypoint_service: service(WAYPOINT, "10.96.0.9", (15008, 15008)),
-            more: vec![Update::Workload(Arc::new(workload("plain", "10.0.0.3", TunnelProtocol::None)))],
+            more: vec![Update::Workload(Arc::new(workload(
+                "plain",
+                "10.0.0.3",
+                TunnelProtocol::None,
+            )))],
         }
     }
 }
@@ -102,9 +122,17 @@ impl Default for Mesh {
 impl Mesh {
     fn build(self) -> (Arc<Snapshot>, Workload) {
         let mut state = State::new();
-        let workloads = [self.client.clone(), self.server, self.waypoint].map(|one| Update::Workload(Arc::new(one)));
-        let services = [self.reviews, self.waypoint_service].map(|one| Update::Service(Arc::new(one)));
-        state.apply(workloads.into_iter().chain(services).chain(self.more).collect());
+        let workloads = [self.client.clone(), self.server, self.waypoint]
+            .map(|one| Update::Workload(Arc::new(one)));
+        let services =
+            [self.reviews, self.waypoint_service].map(|one| Update::Service(Arc::new(one)));
+        state.apply(
+            workloads
+                .into_iter()
+                .chain(services)
+                .chain(self.more)
+                .collect(),
+        );
         (state.snapshot(), self.client)
     }
 
@@ -115,7 +143,12 @@ impl Mesh {
 }
 
 fn ask(snapshot: &Snapshot, source: Option<&Workload>, destination: &str) -> Route {
-    let request = Outbound { source, destination: at(destination), network: "", ports: Ports::default() };
+    let request = Outbound {
+        source,
+        destination: at(destination),
+        network: "",
+        ports: Ports::default(),
+    };
     outbound(snapshot, &request, &mut SmallRng::seed_from_u64(1))
 }
 
@@ -124,10 +157,21 @@ fn line(route: &Route) -> String {
     match route {
         Route::Passthrough(plain) => format!("plain {}", plain.destination),
         Route::Tunnel(tunnel) => {
-            let accepted: Vec<_> = tunnel.accepted.iter().map(|one| one.service_account().to_owned()).collect();
+            let accepted: Vec<_> = tunnel
+                .accepted
+                .iter()
+                .map(|one| one.service_account().to_owned())
+                .collect();
             let service = tunnel.service.as_ref().map_or("-", |service| &service.name);
-            let Tunnel { next_hop, authority, .. } = tunnel;
-            format!("tunnel {next_hop} for {authority} as {} service {service}", accepted.join("|"))
+            let Tunnel {
+                next_hop,
+                authority,
+                ..
+            } = tunnel;
+            format!(
+                "tunnel {next_hop} for {authority} as {} service {service}",
+                accepted.join("|")
+            )
         }
         Route::WaitForWorkload => "wait".to_owned(),
         Route::Reject { reason, .. } => format!("reject {reason:?}"),
@@ -139,15 +183,60 @@ type Change = fn(&mut Mesh);
 #[test]
 fn outbound_table() {
     let rows: &[(&str, &str, Change, &str)] = &[
-        ("own port on loopback", "127.0.0.1:15008", |_| {}, "reject SelfCall"),
-        ("own port on the own address", "10.0.0.1:15006", |_| {}, "reject SelfCall"),
-        ("other port on loopback", "127.0.0.1:80", |_| {}, "plain 127.0.0.1:80"),
-        ("unknown address", "192.0.2.1:443", |_| {}, "plain 192.0.2.1:443"),
-        ("pod outside of the mesh", "10.0.0.3:80", |_| {}, "plain 10.0.0.3:80"),
-        ("pod in the mesh", "10.0.0.2:9000", |_| {}, "tunnel 10.0.0.2:15008 for 10.0.0.2:9000 as server service -"),
-        ("service", "10.96.0.1:80", |_| {}, "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews"),
-        ("service, port it does not have", "10.96.0.1:81", |_| {}, "reject NoEndpoint"),
-        ("service without healthy endpoints", "10.96.0.1:80", |m| m.server.healthy = false, "reject NoEndpoint"),
+        (
+            "own port on loopback",
+            "127.0.0.1:15008",
+            |_| {},
+            "reject SelfCall",
+        ),
+        (
+            "own port on the own address",
+            "10.0.0.1:15006",
+            |_| {},
+            "reject SelfCall",
+        ),
+        (
+            "other port on loopback",
+            "127.0.0.1:80",
+            |_| {},
+            "plain 127.0.0.1:80",
+        ),
+        (
+            "unknown address",
+            "192.0.2.1:443",
+            |_| {},
+            "plain 192.0.2.1:443",
+        ),
+        (
+            "pod outside of the mesh",
+            "10.0.0.3:80",
+            |_| {},
+            "plain 10.0.0.3:80",
+        ),
+        (
+            "pod in the mesh",
+            "10.0.0.2:9000",
+            |_| {},
+            "tunnel 10.0.0.2:15008 for 10.0.0.2:9000 as server service -",
+        ),
+        (
+            "service",
+            "10.96.0.1:80",
+            |_| {},
+            "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
+        ),
+        (
+            "service, port it does not have",
+            "10.96.0.1:81",
+            |_| {},
+            "reject NoEndpoint",
+        ),
+        (
+            "service without healthy endpoints",
+            "10.96.0.1:80",
+            |m| m.server.healthy = false,
+            "reject NoEndpoint",
+        ),
         (
             "unhealthy endpoints allowed",
             "10.96.0.1:80",
@@ -166,16 +255,29 @@ fn outbound_table() {
         (
             "passthrough service",
             "10.96.0.1:80",
-            |m| m.reviews.load_balancing = LoadBalancing { mode: Mode::Passthrough, ..LoadBalancing::default() },
+            |m| {
+                m.reviews.load_balancing = LoadBalancing {
+                    mode: Mode::Passthrough,
+                    ..LoadBalancing::default()
+                }
+            },
             "plain 10.96.0.1:80",
         ),
         (
             "further names may answer",
             "10.96.0.1:80",
-            |m| m.reviews.subject_alt_names = [identity("spare").uri().into(), "no identity".into()].into(),
+            |m| {
+                m.reviews.subject_alt_names =
+                    [identity("spare").uri().into(), "no identity".into()].into()
+            },
             "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as spare|server service reviews",
         ),
-        ("nobody may answer", "10.0.0.2:80", |m| m.server.identity = None, "reject Identity"),
+        (
+            "nobody may answer",
+            "10.0.0.2:80",
+            |m| m.server.identity = None,
+            "reject Identity",
+        ),
         (
             "service behind a waypoint",
             "10.96.0.1:80",
@@ -197,7 +299,13 @@ fn outbound_table() {
         (
             "weighted waypoint",
             "10.96.0.1:80",
-            |m| m.reviews.weighted_waypoints = [WeightedWaypoint { destination: by_name(WAYPOINT), weight: 1 }].into(),
+            |m| {
+                m.reviews.weighted_waypoints = [WeightedWaypoint {
+                    destination: by_name(WAYPOINT),
+                    weight: 1,
+                }]
+                .into()
+            },
             "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
         ),
         (
@@ -267,39 +375,67 @@ fn outbound_table() {
 
 #[test]
 fn traffic_of_a_waypoint_does_not_come_back_to_it() {
-    for waypoint in [by_name(WAYPOINT), by_address("10.96.0.9"), by_address("10.0.0.9")] {
+    for waypoint in [
+        by_name(WAYPOINT),
+        by_address("10.96.0.9"),
+        by_address("10.0.0.9"),
+    ] {
         let mut mesh = Mesh::default();
         mesh.reviews.waypoint = Some(waypoint.clone());
         mesh.server.waypoint = Some(waypoint.clone());
         let source = mesh.waypoint.clone();
         let (snapshot, _) = mesh.build();
         let by_vip = ask(&snapshot, Some(&source), "10.96.0.1:80");
-        assert_eq!(line(&by_vip), "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews", "{waypoint}");
+        assert_eq!(
+            line(&by_vip),
+            "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
+            "{waypoint}"
+        );
         let by_pod = ask(&snapshot, Some(&source), "10.0.0.2:80");
-        assert_eq!(line(&by_pod), "tunnel 10.0.0.2:15008 for 10.0.0.2:80 as server service -", "{waypoint}");
+        assert_eq!(
+            line(&by_pod),
+            "tunnel 10.0.0.2:15008 for 10.0.0.2:80 as server service -",
+            "{waypoint}"
+        );
     }
 }
 
 #[test]
 fn nothing_is_decided_before_the_own_workload_is_known() {
     let (snapshot, _) = Mesh::default().build();
-    assert_eq!(ask(&snapshot, None, "192.0.2.1:443"), Route::WaitForWorkload);
-    assert_eq!(line(&ask(&snapshot, None, "127.0.0.1:15001")), "reject SelfCall");
+    assert_eq!(
+        ask(&snapshot, None, "192.0.2.1:443"),
+        Route::WaitForWorkload
+    );
+    assert_eq!(
+        line(&ask(&snapshot, None, "127.0.0.1:15001")),
+        "reject SelfCall"
+    );
 }
 
 #[test]
 fn a_refusal_says_which_waypoint_or_endpoint_is_missing() {
     let mut mesh = Mesh::default();
     mesh.reviews.waypoint = Some(by_name("gone.app.svc.cluster.local"));
-    let Route::Reject { detail, .. } = mesh.route("10.96.0.1:80") else { panic!("not refused") };
-    assert_eq!(detail, "waypoint app/gone.app.svc.cluster.local:15008 is not known");
+    let Route::Reject { detail, .. } = mesh.route("10.96.0.1:80") else {
+        panic!("not refused")
+    };
+    assert_eq!(
+        detail,
+        "waypoint app/gone.app.svc.cluster.local:15008 is not known"
+    );
 }
 
 fn arrive(own: Option<&Workload>, local: &str, authority: &str) -> Result<String, (u16, Reason)> {
     let mesh = Mesh::default();
     let (snapshot, _) = mesh.build();
     let authority: Authority = authority.parse().unwrap();
-    let request = Inbound { workload: own, local: at(local), authority: &authority, ports: Ports::default() };
+    let request = Inbound {
+        workload: own,
+        local: at(local),
+        authority: &authority,
+        ports: Ports::default(),
+    };
     match inbound(&snapshot, &request) {
         Ok(arrival) => Ok(arrival.destination.to_string()),
         Err(refusal) => Err((refusal.status, refusal.reason)),
@@ -310,12 +446,42 @@ fn arrive(own: Option<&Workload>, local: &str, authority: &str) -> Result<String
 fn inbound_table() {
     let own = Mesh::default().server;
     let rows: &[(&str, &str, &str, Result<&str, (u16, Reason)>)] = &[
-        ("own address", "10.0.0.2:15008", "10.0.0.2:9000", Ok("10.0.0.2:9000")),
-        ("own address, mapped", "[::ffff:10.0.0.2]:15008", "10.0.0.2:9000", Ok("10.0.0.2:9000")),
-        ("own v6 address", "[fd00::2]:15008", "[fd00::2]:9000", Ok("[fd00::2]:9000")),
-        ("other address", "10.0.0.2:15008", "10.0.0.3:9000", Err((400, Reason::BadRequest))),
-        ("a service's VIP", "10.0.0.2:15008", "10.96.0.1:80", Err((400, Reason::BadRequest))),
-        ("own service by name", "10.0.0.2:15008", "reviews.app.svc.cluster.local:80", Ok("10.0.0.2:8080")),
+        (
+            "own address",
+            "10.0.0.2:15008",
+            "10.0.0.2:9000",
+            Ok("10.0.0.2:9000"),
+        ),
+        (
+            "own address, mapped",
+            "[::ffff:10.0.0.2]:15008",
+            "10.0.0.2:9000",
+            Ok("10.0.0.2:9000"),
+        ),
+        (
+            "own v6 address",
+            "[fd00::2]:15008",
+            "[fd00::2]:9000",
+            Ok("[fd00::2]:9000"),
+        ),
+        (
+            "other address",
+            "10.0.0.2:15008",
+            "10.0.0.3:9000",
+            Err((400, Reason::BadRequest)),
+        ),
+        (
+            "a service's VIP",
+            "10.0.0.2:15008",
+            "10.96.0.1:80",
+            Err((400, Reason::BadRequest)),
+        ),
+        (
+            "own service by name",
+            "10.0.0.2:15008",
+            "reviews.app.svc.cluster.local:80",
+            Ok("10.0.0.2:8080"),
+        ),
         (
             "own service, unknown port",
             "10.0.0.2:15008",
@@ -328,24 +494,52 @@ fn inbound_table() {
             "waypoint.app.svc.cluster.local:15008",
             Err((503, Reason::NoEndpoint)),
         ),
-        ("unknown name", "10.0.0.2:15008", "nobody.example.com:80", Err((503, Reason::NoEndpoint))),
-        ("own port", "10.0.0.2:15008", "10.0.0.2:15001", Err((503, Reason::SelfCall))),
-        ("own port 15006", "10.0.0.2:15008", "10.0.0.2:15006", Err((503, Reason::SelfCall))),
-        ("own port 15008", "10.0.0.2:15008", "10.0.0.2:15008", Err((503, Reason::SelfCall))),
+        (
+            "unknown name",
+            "10.0.0.2:15008",
+            "nobody.example.com:80",
+            Err((503, Reason::NoEndpoint)),
+        ),
+        (
+            "own port",
+            "10.0.0.2:15008",
+            "10.0.0.2:15001",
+            Err((503, Reason::SelfCall)),
+        ),
+        (
+            "own port 15006",
+            "10.0.0.2:15008",
+            "10.0.0.2:15006",
+            Err((503, Reason::SelfCall)),
+        ),
+        (
+            "own port 15008",
+            "10.0.0.2:15008",
+            "10.0.0.2:15008",
+            Err((503, Reason::SelfCall)),
+        ),
     ];
     for (name, local, authority, expected) in rows {
         let expected = expected.map(str::to_owned);
         assert_eq!(arrive(Some(&own), local, authority), expected, "{name}");
     }
-    assert_eq!(arrive(None, "10.0.0.2:15008", "10.0.0.2:80"), Err((503, Reason::UnknownWorkload)));
+    assert_eq!(
+        arrive(None, "10.0.0.2:15008", "10.0.0.2:80"),
+        Err((503, Reason::UnknownWorkload))
+    );
 }
 
 #[test]
 fn a_workload_with_an_application_tunnel_is_refused_clearly() {
     let mut own = Mesh::default().server;
-    own.application_tunnel =
-        Some(ApplicationTunnel { protocol: mesh::workload::ApplicationProtocol::Proxy, port: 15088 });
-    assert_eq!(arrive(Some(&own), "10.0.0.2:15008", "10.0.0.2:80"), Err((503, Reason::Unsupported)));
+    own.application_tunnel = Some(ApplicationTunnel {
+        protocol: mesh::workload::ApplicationProtocol::Proxy,
+        port: 15088,
+    });
+    assert_eq!(
+        arrive(Some(&own), "10.0.0.2:15008", "10.0.0.2:80"),
+        Err((503, Reason::Unsupported))
+    );
 }
 
 #[test]

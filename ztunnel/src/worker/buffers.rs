@@ -18,7 +18,11 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// With room for `capacity` bytes from the start.
     pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity], start: 0, end: 0 }
+        Self {
+            bytes: vec![0; capacity],
+            start: 0,
+            end: 0,
+        }
     }
 
     /// At least `n` writable bytes behind the filled part; follow with [`Outgoing::grow`].
@@ -79,6 +83,7 @@ pub(super) struct Pending {
 const CHUNK: usize = 16 << 10;
 
 impl Pending {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }

@@ -20,7 +20,9 @@ const RUN: usize = 64;
 impl<I: Io> Worker<I> {
     /// One turn of a queued tunnel.
     pub(super) fn run_tunnel(&mut self, key: Key, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
         tunnel.queued = false;
         if let Err(loss) = self.turn(key, io) {
             self.lose(key, loss, io);
@@ -30,14 +32,22 @@ impl<I: Io> Worker<I> {
     fn turn(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
         let closed = self.receive(key, io)?;
         self.send(key, io)?;
-        let Some(tunnel) = self.tunnels.get(key) else { return Ok(()) };
+        let Some(tunnel) = self.tunnels.get(key) else {
+            return Ok(());
+        };
         if closed {
-            let idle = tunnel.members.is_empty() && tunnel.waiting.is_empty() && tunnel.phase == Phase::Open;
+            let idle = tunnel.members.is_empty()
+                && tunnel.waiting.is_empty()
+                && tunnel.phase == Phase::Open;
             if idle {
                 self.close_tunnel(key, io);
                 return Ok(());
             }
-            let reason = if tunnel.phase == Phase::Handshake { Reason::Tls } else { Reason::TunnelLost };
+            let reason = if tunnel.phase == Phase::Handshake {
+                Reason::Tls
+            } else {
+                Reason::TunnelLost
+            };
             return Err(Loss::new(reason, "the peer closed the connection"));
         }
         // One that waits for its certificate reads nothing yet, however much has arrived.
@@ -46,7 +56,8 @@ impl<I: Io> Worker<I> {
         let drained = tunnel.phase == Phase::Open
             && tunnel.members.is_empty()
             && tunnel.backlog.is_empty()
-            && (tunnel.h2.as_ref().is_some_and(|h2| h2.is_drained()) || (tunnel.going_away && tunnel.is_client()));
+            && (tunnel.h2.as_ref().is_some_and(|h2| h2.is_drained())
+                || (tunnel.going_away && tunnel.is_client()));
         if drained {
             self.close_tunnel(key, io);
         } else if again {
@@ -59,7 +70,9 @@ impl<I: Io> Worker<I> {
     fn receive(&mut self, key: Key, io: &mut I) -> Result<bool, Loss> {
         for _ in 0..ROUNDS {
             let mut received = Received::default();
-            let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(false) };
+            let Some(tunnel) = self.tunnels.get_mut(key) else {
+                return Ok(false);
+            };
             let read = tunnel.read(io, &mut self.buffers, &mut received);
             if received.established && tunnel.phase == Phase::Handshake && read.is_ok() {
                 self.established(key)?;
@@ -77,7 +90,9 @@ impl<I: Io> Worker<I> {
 
     /// Parses the opened bytes, then acts on what they said. Two passes, so that acting may touch everything.
     fn understand(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return Ok(());
+        };
         if self.buffers.plain.is_empty() {
             return Ok(());
         }
@@ -122,7 +137,9 @@ impl<I: Io> Worker<I> {
     }
 
     fn link_of(&self, tunnel: Key, stream: StreamId, key: u64) -> Key {
-        self.tunnels.get(tunnel).map_or(Key::from_bits(0), |tunnel| tunnel.link_of(stream, key))
+        self.tunnels
+            .get(tunnel)
+            .map_or(Key::from_bits(0), |tunnel| tunnel.link_of(stream, key))
     }
 
     fn peer_goes_away(&mut self, key: Key) {
@@ -136,7 +153,9 @@ impl<I: Io> Worker<I> {
     /// Fills, seals and sends batches until nothing is left, the socket is full, or the turn is over.
     fn send(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
         for _ in 0..ROUNDS {
-            let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+            let Some(tunnel) = self.tunnels.get_mut(key) else {
+                return Ok(());
+            };
             if !tunnel.flush(io)? {
                 return Ok(());
             }
@@ -151,7 +170,9 @@ impl<I: Io> Worker<I> {
             if self.buffers.batch.is_empty() {
                 return Ok(());
             }
-            let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+            let Some(tunnel) = self.tunnels.get_mut(key) else {
+                return Ok(());
+            };
             tunnel.send(io, &mut self.buffers)?;
         }
         // More than a turn's worth: the rest after the neighbours.

@@ -1,35 +1,27 @@
 //! Bytes between a link's own socket and its stream, both ways, with half-close, reset and flow control.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 
-use hbone::proto::{DATA_HEADER, ErrorCode, StreamId};
+use hbone::proto::{ErrorCode, StreamId};
 
 use super::api::{Closed, Notice, Reason, Refused};
-use super::buffers::Buffers;
 use super::io::{Io, Ready};
 use super::link::{Far, Link, Phase};
 use super::slots::Key;
 use super::state::Worker;
-use super::tls::RECORD;
-use super::tunnel::Tunnel;
-
-/// Application bytes per DATA frame: with its header exactly one record.
-const FRAME: usize = RECORD - DATA_HEADER;
-/// A read beyond this size says that a larger one will pay.
-const LARGE: usize = 12_000;
-/// Frames per read of a bulk stream: 256 KiB, so that its neighbours get their turn within one batch.
-const BURST: usize = 16;
-/// A batch with less room than this is sent first.
-const MIN_ROOM: usize = 2048;
 
 impl<I: Io> Worker<I> {
     /// Readiness of a link's own socket.
     pub(super) fn near_event(&mut self, event: Ready, io: &mut I) {
         let key = event.token.key;
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         link.near.readable |= event.readable || event.ended;
         link.near.ended |= event.ended;
-        let Some(socket) = &link.near.socket else { return };
+        let Some(socket) = &link.near.socket else {
+            return;
+        };
         if link.phase == Phase::Dial && !link.captured {
             if event.writable || event.error || event.ended {
                 self.app_dialled(key, io);
@@ -49,7 +41,9 @@ impl<I: Io> Worker<I> {
 
     /// The near socket takes bytes again: pending ones leave, and the far side gets credit for them.
     pub(super) fn near_writable(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         link.near.blocked = false;
         if link.near.pending.is_empty() {
             return;
@@ -77,7 +71,9 @@ impl<I: Io> Worker<I> {
     ) {
         let Some((stream, key)) = to else { return };
         // A link that ended has reset its stream; what was on the way is dropped.
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         match link.near.deliver(io, slices) {
             Ok(taken) => {
                 link.count_to_near(taken);
@@ -92,7 +88,11 @@ impl<I: Io> Worker<I> {
         if n == 0 {
             return;
         }
-        if let Some(h2) = self.tunnels.get_mut(tunnel).and_then(|tunnel| tunnel.h2.as_mut()) {
+        if let Some(h2) = self
+            .tunnels
+            .get_mut(tunnel)
+            .and_then(|tunnel| tunnel.h2.as_mut())
+        {
             h2.consumed(stream, n);
         }
         self.queue_tunnel(tunnel);
@@ -108,7 +108,9 @@ impl<I: Io> Worker<I> {
 
     /// Passes the far side's end on once all bytes before it are written.
     pub(super) fn far_end_reached(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         if link.far_ended && link.phase == Phase::Copy && !matches!(link.far, Far::Plain(_)) {
             link.near.finish(io);
         }
@@ -118,7 +120,9 @@ impl<I: Io> Worker<I> {
     /// The far side reset the stream, or the codec did because the peer broke its rules.
     pub(super) fn far_reset(&mut self, key: Key, code: ErrorCode, io: &mut I) {
         self.leave_tunnel(key);
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         if link.phase == Phase::Connect && code == ErrorCode::REFUSED_STREAM && !link.retried {
             link.retried = true;
             link.far = Far::None;
@@ -138,19 +142,32 @@ impl<I: Io> Worker<I> {
             (_, false) => Reason::SourceReset,
         };
         link.far = Far::Finished;
-        self.end_link(key, reason, Some(format!("the stream was reset: {code}")), io);
+        self.end_link(
+            key,
+            reason,
+            Some(format!("the stream was reset: {code}")),
+            io,
+        );
     }
 
     /// The near socket failed: the far side learns it as a reset.
     pub(super) fn near_failed(&mut self, key: Key, fault: &io::Error, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
-        let reason = if link.captured { Reason::SourceReset } else { Reason::DestinationReset };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
+        let reason = if link.captured {
+            Reason::SourceReset
+        } else {
+            Reason::DestinationReset
+        };
         self.end_link(key, reason, Some(fault.to_string()), io);
     }
 
     /// Puts a link that has bytes for its stream into its tunnel's list.
     pub(super) fn queue_reading(&mut self, key: Key) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         if link.phase != Phase::Copy || link.queued || !link.near.readable || link.near.eof {
             return;
         }
@@ -168,43 +185,17 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Fills the batch of one tunnel: control frames, then the bytes of its ready streams in turn.
-    pub(super) fn fill(&mut self, key: Key, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        for _ in 0..tunnel.ready.len() + 2 * BURST {
-            control_frames(tunnel, &mut self.buffers);
-            if self.buffers.batch_room() < MIN_ROOM {
-                break;
-            }
-            let Some(link_key) = tunnel.ready.pop_front() else { break };
-            let Some(link) = self.links.get_mut(link_key) else { continue };
-            link.queued = false;
-            match read_stream(tunnel, link, &mut self.buffers, io) {
-                Turn::More => {
-                    link.queued = true;
-                    tunnel.ready.push_back(link_key);
-                }
-                Turn::Empty => {}
-                Turn::Ended => self.queues.settled.push((link_key, None)),
-                Turn::Failed(fault) => self.queues.settled.push((link_key, Some(fault))),
-            }
-        }
-        control_frames(tunnel, &mut self.buffers);
-        for (link, fault) in std::mem::take(&mut self.queues.settled) {
-            match fault {
-                Some(fault) => self.near_failed(link, &fault, io),
-                None => self.finish_link(link, io),
-            }
-        }
-    }
-
     /// Lets go of what has ended: the stream when both halves have, the link when its socket has too.
     pub(super) fn finish_link(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         if link.end_sent && link.far_ended && matches!(link.far, Far::Stream { .. }) {
             self.leave_tunnel(key);
         }
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         if matches!(link.far, Far::Finished) && link.near.is_done() {
             self.end_link(key, Reason::Complete, None, io);
         }
@@ -212,14 +203,24 @@ impl<I: Io> Worker<I> {
 
     /// Takes a link off its tunnel's list of members; its stream is finished.
     pub(super) fn leave_tunnel(&mut self, key: Key) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let Far::Stream { tunnel, .. } = link.far else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        let Far::Stream { tunnel, .. } = link.far else {
+            return;
+        };
         let member = link.member as usize;
         link.far = Far::Finished;
-        let Some(tunnel_state) = self.tunnels.get_mut(tunnel) else { return };
+        let Some(tunnel_state) = self.tunnels.get_mut(tunnel) else {
+            return;
+        };
         if tunnel_state.members.get(member) == Some(&key) {
             tunnel_state.members.swap_remove(member);
-            if let Some(moved) = tunnel_state.members.get(member).and_then(|moved| self.links.get_mut(*moved)) {
+            if let Some(moved) = tunnel_state
+                .members
+                .get(member)
+                .and_then(|moved| self.links.get_mut(*moved))
+            {
                 moved.member = member as u32;
             }
         }
@@ -230,19 +231,35 @@ impl<I: Io> Worker<I> {
     }
 
     /// Ends a link for good: sockets closed (in order only when complete), stream reset if it still lives, reported.
-    pub(super) fn end_link(&mut self, key: Key, reason: Reason, detail: Option<String>, io: &mut I) {
-        if self.links.get(key).is_some_and(|link| link.facts.is_none() && link.route.is_some()) {
+    pub(super) fn end_link(
+        &mut self,
+        key: Key,
+        reason: Reason,
+        detail: Option<String>,
+        io: &mut I,
+    ) {
+        if self
+            .links
+            .get(key)
+            .is_some_and(|link| link.facts.is_none() && link.route.is_some())
+        {
             self.announce_outbound(key, None);
         }
         if let Some(Far::Stream { tunnel, stream }) = self.links.get(key).map(|link| &link.far) {
             let (tunnel, stream) = (*tunnel, *stream);
             self.leave_tunnel(key);
-            if let Some(h2) = self.tunnels.get_mut(tunnel).and_then(|tunnel| tunnel.h2.as_mut()) {
+            if let Some(h2) = self
+                .tunnels
+                .get_mut(tunnel)
+                .and_then(|tunnel| tunnel.h2.as_mut())
+            {
                 h2.reset(stream, reset_code(reason));
             }
             self.queue_tunnel(tunnel);
         }
-        let Some(link) = self.links.remove(key) else { return };
+        let Some(link) = self.links.remove(key) else {
+            return;
+        };
         let orderly = reason == Reason::Complete;
         let Link { near, far, .. } = link;
         if let Far::Waiting(tunnel) = far
@@ -250,7 +267,11 @@ impl<I: Io> Worker<I> {
         {
             tunnel.waiting.retain(|one| *one != key);
         }
-        let far = if let Far::Plain(half) = far { half.socket } else { None };
+        let far = if let Far::Plain(half) = far {
+            half.socket
+        } else {
+            None
+        };
         for socket in [near.socket, far].into_iter().flatten() {
             io.close(socket, !orderly);
         }
@@ -261,7 +282,12 @@ impl<I: Io> Worker<I> {
         self.notices.push(match link.facts {
             Some(connection) => {
                 let duration = self.now.saturating_duration_since(link.opened);
-                Notice::Closed(Closed { connection, duration, reason, detail })
+                Notice::Closed(Closed {
+                    connection,
+                    duration,
+                    reason,
+                    detail,
+                })
             }
             None => Notice::Refused(Refused {
                 direction: link.direction,
@@ -285,102 +311,10 @@ impl<I: Io> Worker<I> {
 /// What the peer is told about a stream that we end: a TCP failure is one (RFC 9113 section 8.5), the rest is our will.
 fn reset_code(reason: Reason) -> ErrorCode {
     match reason {
-        Reason::SourceReset | Reason::DestinationReset | Reason::DialFailed | Reason::DialTimeout => {
-            ErrorCode::CONNECT_ERROR
-        }
+        Reason::SourceReset
+        | Reason::DestinationReset
+        | Reason::DialFailed
+        | Reason::DialTimeout => ErrorCode::CONNECT_ERROR,
         _ => ErrorCode::CANCEL,
     }
-}
-
-/// What a stream's turn came to.
-enum Turn {
-    /// It may have more.
-    More,
-    /// It has nothing, or no credit; an event or credit brings it back.
-    Empty,
-    /// End of file, passed on.
-    Ended,
-    Failed(io::Error),
-}
-
-/// Control frames keep their place: they go before the next DATA.
-fn control_frames<S>(tunnel: &mut Tunnel<S>, buffers: &mut Buffers) {
-    let Some(h2) = &mut tunnel.h2 else { return };
-    let output = h2.output();
-    if !output.is_empty() {
-        buffers.batch.room(output.len())[..output.len()].copy_from_slice(output);
-        buffers.batch.grow(output.len());
-        output.clear();
-    }
-}
-
-/// Reads a link's socket straight behind DATA headers in the batch.
-fn read_stream<I: Io>(
-    tunnel: &mut Tunnel<I::Socket>,
-    link: &mut Link<I::Socket>,
-    buffers: &mut Buffers,
-    io: &mut I,
-) -> Turn {
-    let (Some(h2), Far::Stream { stream, .. }) = (&mut tunnel.h2, &link.far) else { return Turn::Empty };
-    let (stream, credit) = (*stream, h2.sendable(*stream));
-    if credit == 0 {
-        return Turn::Empty;
-    }
-    let Some(socket) = &link.near.socket else { return Turn::Empty };
-    let frames = if link.bulk { BURST } else { 1 };
-    let start = buffers.batch_room();
-    let room = &mut buffers.batch.room(start)[..start];
-    let (n, wanted) = match read_frames(room, (credit, frames), socket, io) {
-        Ok(read) => read,
-        Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
-            link.near.readable = false;
-            return Turn::Empty;
-        }
-        Err(fault) => return Turn::Failed(fault),
-    };
-    if n == 0 {
-        link.near.eof = true;
-        link.end_sent = true;
-        h2.end(stream);
-        return Turn::Ended;
-    }
-    let mut left = n;
-    let mut at = 0;
-    while left > 0 {
-        let len = left.min(FRAME);
-        room[at..at + DATA_HEADER].copy_from_slice(&h2.data_header(stream, len, false));
-        at += DATA_HEADER + len;
-        left -= len;
-    }
-    buffers.batch.grow(at);
-    link.count_from_near(n);
-    link.bulk = n > LARGE;
-    if n < wanted && !link.near.ended {
-        // Edge-triggered: later bytes make a new event, unless the event was the FIN that we know of.
-        link.near.readable = false;
-        return Turn::Empty;
-    }
-    Turn::More
-}
-
-/// One read into the payload places of up to `frames` frames. Returns bytes read and bytes asked for.
-fn read_frames<I: Io>(
-    room: &mut [u8],
-    (credit, frames): (usize, usize),
-    socket: &I::Socket,
-    io: &mut I,
-) -> io::Result<(usize, usize)> {
-    if frames == 1 {
-        let wanted = credit.min(FRAME).min(room.len() - DATA_HEADER);
-        return Ok((io.read(socket, &mut room[DATA_HEADER..DATA_HEADER + wanted])?, wanted));
-    }
-    let mut slices: [IoSliceMut<'_>; BURST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-    let (mut rest, mut wanted, mut count) = (room, 0, 0);
-    while count < frames && wanted < credit && rest.len() > DATA_HEADER {
-        let len = (credit - wanted).min(FRAME).min(rest.len() - DATA_HEADER);
-        let (frame, behind) = rest.split_at_mut(DATA_HEADER + len);
-        slices[count] = IoSliceMut::new(&mut frame[DATA_HEADER..]);
-        (rest, wanted, count) = (behind, wanted + len, count + 1);
-    }
-    Ok((io.read_vectored(socket, &mut slices[..count])?, wanted))
 }

@@ -6,31 +6,45 @@ use std::sync::Arc;
 
 use hbone::headers::{ConnectRequest, ConnectResponse};
 use hbone::proto::StreamId;
-use mesh::authz::{self, Decision, Facts};
-use mesh::workload::Workload;
+use mesh::authz::{self, Decision};
 
-use super::api::{Ask, Bytes, Connection, Direction, Notice, Reason, Refused, Security};
+use super::api::{Ask, Direction, Notice, Reason, Refused};
+use super::facts::{authz_facts, baggage};
 use super::io::{Io, Kind, Token};
 use super::link::{Far, Half, Link, Phase};
-use super::outbound::baggage;
 use super::slots::Key;
 use super::state::Worker;
 use crate::route::{self, Inbound, Refusal};
 
 impl<I: Io> Worker<I> {
     /// A CONNECT arrived on a server tunnel.
-    pub(super) fn inbound_request(&mut self, on: Key, stream: StreamId, head: ConnectRequest, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get(on) else { return };
+    pub(super) fn inbound_request(
+        &mut self,
+        on: Key,
+        stream: StreamId,
+        head: ConnectRequest,
+        io: &mut I,
+    ) {
+        let Some(tunnel) = self.tunnels.get(on) else {
+            return;
+        };
         if tunnel.h2.as_ref().is_none_or(|h2| h2.key(stream).is_none()) {
             // Reset again within the same input: nobody waits for an answer.
             return;
         }
         let (pod, local, remote) = (tunnel.pod, tunnel.local, tunnel.remote);
         let own = self.own_workload(pod);
-        let request =
-            Inbound { workload: own.as_deref(), local, authority: &head.authority, ports: self.settings.ports };
+        let request = Inbound {
+            workload: own.as_deref(),
+            local,
+            authority: &head.authority,
+            ports: self.settings.ports,
+        };
         let arrival = route::inbound(&self.snapshot, &request).and_then(|arrival| {
-            let within = self.pods.get(pod).is_some_and(|pod| pod.links < self.settings.limits.connections);
+            let within = self
+                .pods
+                .get(pod)
+                .is_some_and(|pod| pod.links < self.settings.limits.connections);
             let detail = || "the pod has too many connections".to_owned();
             within.then_some(arrival).ok_or_else(|| Refusal {
                 status: 503,
@@ -42,7 +56,13 @@ impl<I: Io> Worker<I> {
             Ok(arrival) => arrival,
             Err(refusal) => return self.refuse_request(on, stream, (remote, local), refusal),
         };
-        let mut link = Link::new(pod, Direction::Inbound, Half::new(None), Far::None, self.now);
+        let mut link = Link::new(
+            pod,
+            Direction::Inbound,
+            Half::new(None),
+            Far::None,
+            self.now,
+        );
         link.captured = false;
         // The client as its proxy tells it; where it is called from decides nothing, its identity does.
         (link.source, link.destination) = (remote, arrival.destination);
@@ -56,7 +76,9 @@ impl<I: Io> Worker<I> {
     }
 
     fn join_tunnel(&mut self, key: Key, on: Key, stream: StreamId) {
-        let Some(tunnel) = self.tunnels.get_mut(on) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(on) else {
+            return;
+        };
         if let Some(h2) = &mut tunnel.h2 {
             h2.set_key(stream, key.to_bits());
         }
@@ -68,8 +90,18 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    fn refuse_request(&mut self, on: Key, stream: StreamId, ends: (SocketAddr, SocketAddr), refusal: Refusal) {
-        if let Some(h2) = self.tunnels.get_mut(on).and_then(|tunnel| tunnel.h2.as_mut()) {
+    fn refuse_request(
+        &mut self,
+        on: Key,
+        stream: StreamId,
+        ends: (SocketAddr, SocketAddr),
+        refusal: Refusal,
+    ) {
+        if let Some(h2) = self
+            .tunnels
+            .get_mut(on)
+            .and_then(|tunnel| tunnel.h2.as_mut())
+        {
             h2.respond(stream, &ConnectResponse::status(refusal.status), true);
         }
         self.queue_tunnel(on);
@@ -82,39 +114,6 @@ impl<I: Io> Worker<I> {
         }));
     }
 
-    fn stream_facts(
-        &self,
-        on: Key,
-        head: ConnectRequest,
-        (own, service): (Option<Arc<Workload>>, Option<Arc<mesh::service::Service>>),
-        destination: SocketAddr,
-    ) -> Connection {
-        let tunnel = self.tunnels.get(on);
-        let source = tunnel.map_or(destination, |tunnel| tunnel.remote);
-        let foreign = head.forwarded_network.as_deref().is_some_and(|network| *network != *self.settings.network);
-        let source_workload = match foreign {
-            true => None,
-            false => self.snapshot.workload_at(&self.settings.network, source.ip()).cloned(),
-        };
-        Connection {
-            direction: Direction::Inbound,
-            security: Security::MutualTls,
-            source,
-            source_identity: tunnel.and_then(|tunnel| tunnel.peer.clone()),
-            source_baggage: head.baggage.filter(|_| source_workload.is_none()).map(Box::new),
-            source_workload,
-            destination,
-            hbone: Some(head.authority),
-            destination_identity: tunnel.and_then(|tunnel| tunnel.own.clone()),
-            destination_workload: own,
-            service,
-            service_host: head.forwarded.and_then(|forwarded| forwarded.host),
-            trace: head.traceparent,
-            opened: self.now,
-            bytes: Bytes::default(),
-        }
-    }
-
     /// A plaintext connection was captured on its way in.
     pub(super) fn accept_plain(
         &mut self,
@@ -123,7 +122,13 @@ impl<I: Io> Worker<I> {
         ends: (SocketAddr, SocketAddr),
         io: &mut I,
     ) {
-        let mut link = Link::new(pod, Direction::Inbound, Half::new(Some(socket)), Far::None, self.now);
+        let mut link = Link::new(
+            pod,
+            Direction::Inbound,
+            Half::new(Some(socket)),
+            Far::None,
+            self.now,
+        );
         (link.source, link.destination) = ends;
         let key = self.insert_link(link);
         if self.settings.ports.contains(ends.1.port()) {
@@ -138,13 +143,18 @@ impl<I: Io> Worker<I> {
 
     /// Asks the policy for a link that is not connected yet; goes on, waits, or refuses.
     pub(super) fn admit(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let (pod, destination) = (link.pod, link.destination);
         let Some(own) = self.own_workload(pod) else {
             if link_waits_for_workload(self.links.get(key)) {
                 self.queues.snapshot.push(key);
                 let network = self.settings.network.clone();
-                self.notices.push(Notice::Ask(Ask::Workload { network, address: destination.ip() }));
+                self.notices.push(Notice::Ask(Ask::Workload {
+                    network,
+                    address: destination.ip(),
+                }));
             } else {
                 let detail = "the pod's own workload is not known any more".to_owned();
                 self.refuse(key, (503, Reason::UnknownWorkload, detail), io);
@@ -154,11 +164,17 @@ impl<I: Io> Worker<I> {
         if self.links.get(key).is_some_and(|link| link.facts.is_none()) {
             self.announce_plain(key, own.clone());
         }
-        let Some(facts) = self.links.get(key).and_then(authz_facts) else { return };
+        let Some(facts) = self.links.get(key).and_then(authz_facts) else {
+            return;
+        };
         match authz::authorize(&self.snapshot, &own, &facts) {
             Decision::Allow { .. } => self.dial_app(key, io),
             Decision::Missing { name } => {
-                if self.links.get(key).is_some_and(|link| link.missing_since.is_none()) {
+                if self
+                    .links
+                    .get(key)
+                    .is_some_and(|link| link.missing_since.is_none())
+                {
                     self.await_policy(key, name.to_string().into());
                 }
                 self.queues.snapshot.push(key);
@@ -180,17 +196,33 @@ impl<I: Io> Worker<I> {
 
     /// The policy did not arrive in time: denied, naming it.
     pub(super) fn policy_timeout(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
-        let Some(facts) = authz_facts(link) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
+        let Some(facts) = authz_facts(link) else {
+            return;
+        };
         let pod = link.pod;
         let Some(own) = self.own_workload(pod) else {
-            return self.refuse(key, (503, Reason::UnknownWorkload, "the pod's workload is gone".to_owned()), io);
+            return self.refuse(
+                key,
+                (
+                    503,
+                    Reason::UnknownWorkload,
+                    "the pod's workload is gone".to_owned(),
+                ),
+                io,
+            );
         };
         let decision = authz::authorize(&self.snapshot, &own, &facts);
         if decision.is_allowed() {
             return self.dial_app(key, io);
         }
-        self.refuse(key, (401, Reason::PolicyDenied, decision.explain(&facts)), io);
+        self.refuse(
+            key,
+            (401, Reason::PolicyDenied, decision.explain(&facts)),
+            io,
+        );
     }
 
     /// Refuses a link that was not connected: by status on a stream, by reset on a socket.
@@ -201,9 +233,15 @@ impl<I: Io> Worker<I> {
 
     /// Answers a link's CONNECT, if it has one. With `end` its stream is finished.
     fn answer(&mut self, key: Key, response: &ConnectResponse, end: bool) {
-        let Some(Far::Stream { tunnel, stream }) = self.links.get(key).map(|link| &link.far) else { return };
+        let Some(Far::Stream { tunnel, stream }) = self.links.get(key).map(|link| &link.far) else {
+            return;
+        };
         let (tunnel, stream) = (*tunnel, *stream);
-        if let Some(h2) = self.tunnels.get_mut(tunnel).and_then(|tunnel| tunnel.h2.as_mut()) {
+        if let Some(h2) = self
+            .tunnels
+            .get_mut(tunnel)
+            .and_then(|tunnel| tunnel.h2.as_mut())
+        {
             h2.respond(stream, response, end);
         }
         if end {
@@ -214,7 +252,9 @@ impl<I: Io> Worker<I> {
 
     /// The policy allows it: dial the application, as the client if that is possible.
     fn dial_app(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         link.missing_since = None;
         link.phase = Phase::Dial;
         let (pod, captured) = (link.pod, link.captured);
@@ -228,7 +268,13 @@ impl<I: Io> Worker<I> {
         match self.dial(pod, destination, from, io) {
             Err(fault) => self.app_failed(key, &fault, io),
             Ok(socket) => {
-                if let Err(fault) = io.register(&socket, Token { kind: Kind::Near, key }) {
+                if let Err(fault) = io.register(
+                    &socket,
+                    Token {
+                        kind: Kind::Near,
+                        key,
+                    },
+                ) {
                     return self.app_failed(key, &fault, io);
                 }
                 if let Some(link) = self.links.get_mut(key) {
@@ -242,13 +288,18 @@ impl<I: Io> Worker<I> {
     /// The address to dial the application from: the client's, unless it is the application's own or of another family.
     fn source_for(&self, source: IpAddr, destination: IpAddr) -> Option<IpAddr> {
         let wanted = self.settings.original_source != Some(false);
-        (wanted && source != destination && source.is_ipv4() == destination.is_ipv4()).then_some(source)
+        (wanted && source != destination && source.is_ipv4() == destination.is_ipv4())
+            .then_some(source)
     }
 
     /// The application's socket became ready while it was dialled.
     pub(super) fn app_dialled(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let Some(socket) = &link.near.socket else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        let Some(socket) = &link.near.socket else {
+            return;
+        };
         if let Some(fault) = io.take_error(socket) {
             return self.app_failed(key, &fault, io);
         }
@@ -256,7 +307,10 @@ impl<I: Io> Worker<I> {
         link.alarm.clear();
         let mut response = ConnectResponse::ok();
         if self.settings.response_baggage {
-            let own = link.facts.as_ref().and_then(|facts| facts.destination_workload.as_ref());
+            let own = link
+                .facts
+                .as_ref()
+                .and_then(|facts| facts.destination_workload.as_ref());
             response.baggage = own.map(|own| baggage(own));
         }
         self.answer(key, &response, false);
@@ -269,13 +323,19 @@ impl<I: Io> Worker<I> {
 
     /// A policy vanished while the dial ran: its grace goes on.
     pub(super) fn judge_again(&mut self, key: Key, io: &mut I) {
-        if self.links.get(key).is_some_and(|link| link.missing_since.is_some()) {
+        if self
+            .links
+            .get(key)
+            .is_some_and(|link| link.missing_since.is_some())
+        {
             self.judge_link(key, io);
         }
     }
 
     fn app_failed(&mut self, key: Key, fault: &std::io::Error, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let reason = match fault.kind() {
             std::io::ErrorKind::TimedOut => Reason::DialTimeout,
             _ => Reason::DialFailed,
@@ -286,45 +346,15 @@ impl<I: Io> Worker<I> {
 
     /// The application did not answer the dial in time.
     pub(super) fn app_dial_timeout(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let detail = format!("dial {}: timed out", link.destination);
         self.refuse(key, (503, Reason::DialTimeout, detail), io);
-    }
-
-    fn announce_plain(&mut self, key: Key, own: Arc<Workload>) {
-        let Some(link) = self.links.get(key) else { return };
-        let facts = Connection {
-            direction: Direction::Inbound,
-            security: Security::Plain,
-            source: link.source,
-            source_identity: None,
-            source_workload: self.snapshot.workload_at(&self.settings.network, link.source.ip()).cloned(),
-            source_baggage: None,
-            destination: link.destination,
-            hbone: None,
-            destination_identity: None,
-            destination_workload: Some(own),
-            service: None,
-            service_host: None,
-            trace: None,
-            opened: link.opened,
-            bytes: Bytes::default(),
-        };
-        self.announce(key, facts);
     }
 }
 
 /// A captured connection waits for the pod's workload; a CONNECT was already checked against it.
 fn link_waits_for_workload<S>(link: Option<&Link<S>>) -> bool {
     link.is_some_and(|link| link.phase == Phase::Workload)
-}
-
-/// What the policy may look at.
-pub(super) fn authz_facts<S>(link: &Link<S>) -> Option<Facts> {
-    let facts = link.facts.as_ref()?;
-    Some(Facts {
-        source: facts.source_identity.clone(),
-        source_ip: facts.source.ip(),
-        destination: facts.destination,
-    })
 }

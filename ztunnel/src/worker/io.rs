@@ -21,7 +21,12 @@ pub(super) trait Io {
     fn original_destination(&mut self, socket: &Self::Socket) -> Option<SocketAddr>;
     /// Starts a dial from inside the pod's namespace, with the given source address if any. It is done, either way,
     /// when the socket becomes writable; ask [`Io::take_error`] then.
-    fn dial(&mut self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<Self::Socket>;
+    fn dial(
+        &mut self,
+        pod: &Pod,
+        destination: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> io::Result<Self::Socket>;
     /// The pending error of the socket, which is cleared.
     fn take_error(&mut self, socket: &Self::Socket) -> Option<io::Error>;
     /// From now on events of this socket come under `token`.
@@ -30,9 +35,14 @@ pub(super) trait Io {
     fn register_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
     fn read(&mut self, socket: &Self::Socket, into: &mut [u8]) -> io::Result<usize>;
     /// `into` is never empty (zero buffers would read as end of file).
-    fn read_vectored(&mut self, socket: &Self::Socket, into: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+    fn read_vectored(
+        &mut self,
+        socket: &Self::Socket,
+        into: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize>;
     fn write(&mut self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
-    fn write_vectored(&mut self, socket: &Self::Socket, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
+    fn write_vectored(&mut self, socket: &Self::Socket, bytes: &[IoSlice<'_>])
+    -> io::Result<usize>;
     /// Sends FIN behind everything written.
     fn end(&mut self, socket: &Self::Socket);
     /// Closes it; with `reset` the peer sees RST, and what was not yet sent is dropped.
@@ -63,8 +73,14 @@ pub(super) enum Kind {
     Far = 5,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Outbound, Kind::InboundPlain, Kind::Inbound, Kind::Tunnel, Kind::Near, Kind::Far];
+const KINDS: [Kind; 6] = [
+    Kind::Outbound,
+    Kind::InboundPlain,
+    Kind::Inbound,
+    Kind::Tunnel,
+    Kind::Near,
+    Kind::Far,
+];
 
 impl Token {
     /// As an epoll token: 3 bits kind, 61 bits key. Never `u64::MAX`, which is the waker's.
@@ -75,7 +91,10 @@ impl Token {
     /// Back from [`Token::to_bits`].
     pub(super) fn from_bits(bits: u64) -> Option<Self> {
         let kind = *KINDS.get((bits >> 61) as usize)?;
-        Some(Self { kind, key: Key::from_bits(bits) })
+        Some(Self {
+            kind,
+            key: Key::from_bits(bits),
+        })
     }
 }
 

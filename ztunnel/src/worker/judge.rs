@@ -4,7 +4,7 @@
 use mesh::authz::{self, Decision};
 
 use super::api::{Ask, Direction, Notice, Reason};
-use super::inbound::authz_facts;
+use super::facts::authz_facts;
 use super::io::Io;
 use super::link::Phase;
 use super::slots::Key;
@@ -49,15 +49,22 @@ impl<I: Io> Worker<I> {
 
     /// Judges one live inbound link by the policies in force, and cuts it if they refuse it.
     pub(super) fn judge_link(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         // Those that are not admitted yet are judged when the dial begins, and again here once it has begun.
-        if link.direction != Direction::Inbound || !matches!(link.phase, Phase::Copy | Phase::Dial) {
+        if link.direction != Direction::Inbound || !matches!(link.phase, Phase::Copy | Phase::Dial)
+        {
             return;
         }
         let (pod, missing_since) = (link.pod, link.missing_since);
-        let (Some(facts), Some(connection)) = (authz_facts(link), link.facts.clone()) else { return };
+        let (Some(facts), Some(connection)) = (authz_facts(link), link.facts.clone()) else {
+            return;
+        };
         // A workload that left the mesh is judged as it was last known.
-        let own = self.own_workload(pod).or_else(|| connection.destination_workload.clone());
+        let own = self
+            .own_workload(pod)
+            .or_else(|| connection.destination_workload.clone());
         let Some(own) = own else { return };
         let decision = authz::authorize(&self.snapshot, &own, &facts);
         let cut = match &decision {
@@ -71,13 +78,18 @@ impl<I: Io> Worker<I> {
             Decision::Missing { name } => {
                 let since = missing_since.unwrap_or(self.now);
                 if missing_since.is_none() {
-                    self.notices.push(Notice::Ask(Ask::Policy { name: name.to_string().into() }));
+                    self.notices.push(Notice::Ask(Ask::Policy {
+                        name: name.to_string().into(),
+                    }));
                     if let Some(link) = self.links.get_mut(key) {
                         link.missing_since = Some(since);
                     }
                 }
                 let grace = self.settings.deadlines.policy;
-                let dialling = self.links.get(key).is_some_and(|link| link.phase == Phase::Dial);
+                let dialling = self
+                    .links
+                    .get(key)
+                    .is_some_and(|link| link.phase == Phase::Dial);
                 let over = self.now.saturating_duration_since(since) >= grace;
                 let at_hand = authz::authorize_with(&self.snapshot, &own, &facts, &|_| true);
                 if !over && at_hand.is_allowed() {

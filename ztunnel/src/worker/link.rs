@@ -120,9 +120,17 @@ impl<S> Half<S> {
     }
 
     /// Writes as much of `slices` as it takes, keeps the rest. Says how many bytes the socket took.
-    pub(super) fn deliver(&mut self, io: &mut impl Io<Socket = S>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn deliver(
+        &mut self,
+        io: &mut impl Io<Socket = S>,
+        slices: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
         let mut taken = 0;
-        if let Some(socket) = self.socket.as_ref().filter(|_| self.pending.is_empty() && !self.blocked) {
+        if let Some(socket) = self
+            .socket
+            .as_ref()
+            .filter(|_| self.pending.is_empty() && !self.blocked)
+        {
             taken = match slices {
                 [one] => io.write(socket, one),
                 many => io.write_vectored(socket, many),
@@ -143,7 +151,9 @@ impl<S> Half<S> {
 
     /// Writes pending bytes. Says how many the socket took.
     pub(super) fn flush(&mut self, io: &mut impl Io<Socket = S>) -> io::Result<usize> {
-        let Some(socket) = &self.socket else { return Ok(0) };
+        let Some(socket) = &self.socket else {
+            return Ok(0);
+        };
         let mut total = 0;
         while !self.pending.is_empty() {
             let mut slices = Vec::new();
@@ -163,7 +173,11 @@ impl<S> Half<S> {
 
     /// Sends FIN once everything before it is written.
     pub(super) fn finish(&mut self, io: &mut impl Io<Socket = S>) {
-        if let Some(socket) = self.socket.as_ref().filter(|_| self.pending.is_empty() && !self.fin_sent) {
+        if let Some(socket) = self
+            .socket
+            .as_ref()
+            .filter(|_| self.pending.is_empty() && !self.fin_sent)
+        {
             io.end(socket);
             self.fin_sent = true;
         }
@@ -177,12 +191,22 @@ impl<S> Half<S> {
 
 /// `WouldBlock` is zero bytes; other errors stay.
 pub(super) fn would_block(fault: io::Error) -> io::Result<usize> {
-    if fault.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(fault) }
+    if fault.kind() == io::ErrorKind::WouldBlock {
+        Ok(0)
+    } else {
+        Err(fault)
+    }
 }
 
 impl<S> Link<S> {
     /// A link in its first phase.
-    pub(super) fn new(pod: Key, direction: Direction, near: Half<S>, far: Far<S>, opened: Instant) -> Self {
+    pub(super) fn new(
+        pod: Key,
+        direction: Direction,
+        near: Half<S>,
+        far: Far<S>,
+        opened: Instant,
+    ) -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
             pod,

@@ -3,14 +3,16 @@
 //! *link* one application connection with whatever carries its other half.
 //!
 //! * `api`, `threads`, `listeners`: what control sees. * `shell`: epoll and real sockets behind `io`.
-//! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`: tunnels from dial to close.
-//! * `carrier`, `copy`, `relay`: bytes. * `outbound`, `inbound`, `judge`: what happens to a link and why.
+//! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`, `teardown`: tunnels from dial to close.
+//! * `carrier`, `batch`, `copy`, `relay`: bytes. * `outbound`, `inbound`, `judge`, `facts`: what happens to a link and why.
 //! * `tls`, `tunnel`, `link`, `buffers`, `slots`, `timers`: plain state and pure parts.
 
 pub mod api;
+mod batch;
 mod buffers;
 mod carrier;
 mod copy;
+mod facts;
 mod inbound;
 mod io;
 mod judge;
@@ -23,6 +25,7 @@ mod setup;
 mod shell;
 mod slots;
 mod state;
+mod teardown;
 mod threads;
 mod timers;
 mod tls;

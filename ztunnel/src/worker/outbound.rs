@@ -1,14 +1,12 @@
 //! Outbound links: from accept on 15001 to a stream (or a plain dial) that answers. docs/paths.md, path a.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use hbone::headers::{Baggage, ConnectRequest, ConnectResponse, Forwarded, Traceparent, WorkloadKind};
-use mesh::service::Service;
-use mesh::workload::{Workload, WorkloadType};
+use hbone::headers::{ConnectRequest, ConnectResponse, Forwarded, Traceparent};
 use rand::RngExt;
 
-use super::api::{Ask, Bytes, Connection, Direction, Notice, Reason, Security};
+use super::api::{Ask, Direction, Notice, Reason};
+use super::facts::{baggage, plain_facts};
 use super::io::{Io, Kind, Token};
 use super::link::{Far, Half, Link, Phase};
 use super::slots::Key;
@@ -25,7 +23,13 @@ impl<I: Io> Worker<I> {
         ends: (SocketAddr, SocketAddr),
         io: &mut I,
     ) {
-        let mut link = Link::new(pod, Direction::Outbound, Half::new(Some(socket)), Far::None, self.now);
+        let mut link = Link::new(
+            pod,
+            Direction::Outbound,
+            Half::new(Some(socket)),
+            Far::None,
+            self.now,
+        );
         (link.source, link.destination) = ends;
         let key = self.insert_link(link);
         if self.register_near(key, io) {
@@ -36,8 +40,20 @@ impl<I: Io> Worker<I> {
 
     /// Watches a link's own socket. False: that failed and the link is gone.
     pub(super) fn register_near(&mut self, key: Key, io: &mut I) -> bool {
-        let Some(socket) = self.links.get(key).and_then(|link| link.near.socket.as_ref()) else { return false };
-        if let Err(fault) = io.register(socket, Token { kind: Kind::Near, key }) {
+        let Some(socket) = self
+            .links
+            .get(key)
+            .and_then(|link| link.near.socket.as_ref())
+        else {
+            return false;
+        };
+        if let Err(fault) = io.register(
+            socket,
+            Token {
+                kind: Kind::Near,
+                key,
+            },
+        ) {
             self.end_link(key, Reason::Overloaded, Some(format!("epoll: {fault}")), io);
             return false;
         }
@@ -46,7 +62,9 @@ impl<I: Io> Worker<I> {
 
     /// Decides where a new link goes, and starts.
     fn route_link(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let (pod, source, destination) = (link.pod, link.source, link.destination);
         let own = self.own_workload(pod);
         let request = Outbound {
@@ -67,7 +85,10 @@ impl<I: Io> Worker<I> {
             Route::WaitForWorkload => {
                 self.queues.snapshot.push(key);
                 let network = self.settings.network.clone();
-                self.notices.push(Notice::Ask(Ask::Workload { network, address: source.ip() }));
+                self.notices.push(Notice::Ask(Ask::Workload {
+                    network,
+                    address: source.ip(),
+                }));
             }
             Route::Reject { reason, detail } => self.end_link(key, reason, Some(detail), io),
         }
@@ -93,12 +114,20 @@ impl<I: Io> Worker<I> {
 
     /// Gives a routed link a stream of a pooled tunnel, or a place in the queue of one that is being set up.
     fn attach(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let Some(route) = &link.route else { return };
-        let pool = PoolKey { pod: link.pod, next_hop: route.next_hop, accepted: route.accepted.clone() };
+        let pool = PoolKey {
+            pod: link.pod,
+            next_hop: route.next_hop,
+            accepted: route.accepted.clone(),
+        };
         let most = self.settings.streams_per_tunnel as usize;
         let usable = |tunnel: &&Key| {
-            let Some(tunnel) = self.tunnels.get(**tunnel) else { return false };
+            let Some(tunnel) = self.tunnels.get(**tunnel) else {
+                return false;
+            };
             match tunnel.phase {
                 tunnel::Phase::Open => {
                     !tunnel.going_away
@@ -109,14 +138,23 @@ impl<I: Io> Worker<I> {
                 _ => tunnel.waiting.len() < most,
             }
         };
-        let found = self.pool.get(&pool).and_then(|tunnels| tunnels.iter().find(usable)).copied();
+        let found = self
+            .pool
+            .get(&pool)
+            .and_then(|tunnels| tunnels.iter().find(usable))
+            .copied();
         let tunnel = match found {
             Some(tunnel) => tunnel,
             None => self.dial_tunnel(pool, io),
         };
         let Some(tunnel_state) = self.tunnels.get_mut(tunnel) else {
             // The dial failed at once, before anybody could wait for it.
-            return self.end_link(key, Reason::DialFailed, Some("the next hop cannot be dialled".to_owned()), io);
+            return self.end_link(
+                key,
+                Reason::DialFailed,
+                Some("the next hop cannot be dialled".to_owned()),
+                io,
+            );
         };
         if tunnel_state.phase == tunnel::Phase::Open {
             return self.open_stream(key, tunnel);
@@ -130,14 +168,27 @@ impl<I: Io> Worker<I> {
 
     /// Sends CONNECT for a link.
     pub(super) fn open_stream(&mut self, key: Key, on: Key) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let Some(route) = &link.route else { return };
         let mut request = ConnectRequest::new(route.authority.clone());
-        let host = route.service.as_ref().map(|service| Box::from(&*service.key.hostname));
-        request.forwarded = Some(Forwarded { source: Some(link.source), host });
+        let host = route
+            .service
+            .as_ref()
+            .map(|service| Box::from(&*service.key.hostname));
+        request.forwarded = Some(Forwarded {
+            source: Some(link.source),
+            host,
+        });
         request.baggage = self.own_workload(link.pod).map(|own| baggage(&own));
-        request.traceparent = Some(Traceparent::from_random(self.rng.random(), self.rng.random()));
-        let Some(tunnel) = self.tunnels.get_mut(on) else { return };
+        request.traceparent = Some(Traceparent::from_random(
+            self.rng.random(),
+            self.rng.random(),
+        ));
+        let Some(tunnel) = self.tunnels.get_mut(on) else {
+            return;
+        };
         let Some(h2) = &mut tunnel.h2 else { return };
         let Ok(stream) = h2.open(&request) else {
             // Full or going away since it was chosen: look again, there or on a fresh one.
@@ -163,7 +214,9 @@ impl<I: Io> Worker<I> {
 
     /// The far proxy answered our CONNECT.
     pub(super) fn outbound_response(&mut self, key: Key, head: &ConnectResponse, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         if link.phase != Phase::Connect {
             return;
         }
@@ -180,51 +233,17 @@ impl<I: Io> Worker<I> {
         self.queue_reading(key);
     }
 
-    /// Makes the facts of an outbound tunnel link and reports them.
-    pub(super) fn announce_outbound(&mut self, key: Key, trace: Option<Traceparent>) {
-        let Some(link) = self.links.get(key) else { return };
-        let Some(route) = &link.route else { return };
-        let pod = link.pod;
-        let proven = match &link.far {
-            Far::Stream { tunnel, .. } => self.tunnels.get(*tunnel).and_then(|tunnel| tunnel.peer.clone()),
-            _ => None,
-        };
-        let facts = Connection {
-            direction: Direction::Outbound,
-            security: Security::MutualTls,
-            source: link.source,
-            source_identity: None,
-            source_workload: None,
-            source_baggage: None,
-            destination: route.next_hop,
-            hbone: Some(route.authority.clone()),
-            destination_identity: proven.or_else(|| route.workload.identity.clone()),
-            destination_workload: Some(route.workload.clone()),
-            service: route.service.clone(),
-            service_host: None,
-            trace,
-            opened: link.opened,
-            bytes: Bytes::default(),
-        };
-        let own = self.own_workload(pod);
-        let source_identity = own.as_ref().and_then(|own| own.identity.clone());
-        self.announce(key, Connection { source_identity, source_workload: own, ..facts });
-    }
-
-    /// Reports a link's facts; its end will be reported with them.
-    pub(super) fn announce(&mut self, key: Key, facts: Connection) {
-        let facts = Arc::new(facts);
-        if let Some(link) = self.links.get_mut(key) {
-            link.facts = Some(facts.clone());
-            self.notices.push(Notice::Opened(facts));
-        }
-    }
-
     /// Plain TCP to where the route says.
     fn dial_plain(&mut self, key: Key, plain: Plain, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let (pod, source, opened) = (link.pod, link.source, link.opened);
-        let Plain { destination, workload, service } = plain;
+        let Plain {
+            destination,
+            workload,
+            service,
+        } = plain;
         let own = self.own_workload(pod);
         let facts = plain_facts(source, destination, opened, (own, workload, service));
         self.announce(key, facts);
@@ -232,17 +251,38 @@ impl<I: Io> Worker<I> {
     }
 
     /// Starts the dial of a link's second socket.
-    pub(super) fn dial_far(&mut self, key: Key, to: SocketAddr, from: Option<std::net::IpAddr>, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+    pub(super) fn dial_far(
+        &mut self,
+        key: Key,
+        to: SocketAddr,
+        from: Option<std::net::IpAddr>,
+        io: &mut I,
+    ) {
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let pod = link.pod;
         let dialled = self.dial(pod, to, from, io).and_then(|socket| {
-            io.register(&socket, Token { kind: Kind::Far, key })?;
+            io.register(
+                &socket,
+                Token {
+                    kind: Kind::Far,
+                    key,
+                },
+            )?;
             Ok(socket)
         });
         match dialled {
-            Err(fault) => self.end_link(key, Reason::DialFailed, Some(format!("dial {to}: {fault}")), io),
+            Err(fault) => self.end_link(
+                key,
+                Reason::DialFailed,
+                Some(format!("dial {to}: {fault}")),
+                io,
+            ),
             Ok(socket) => {
-                let Some(link) = self.links.get_mut(key) else { return };
+                let Some(link) = self.links.get_mut(key) else {
+                    return;
+                };
                 let mut half = Half::new(Some(socket));
                 half.blocked = true;
                 link.far = Far::Plain(half);
@@ -254,65 +294,27 @@ impl<I: Io> Worker<I> {
 
     /// A link's deadline has come.
     pub(super) fn link_alarm(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         let (reason, detail) = match link.phase {
-            Phase::Workload => (Reason::UnknownWorkload, "the pod's own workload did not arrive in time".to_owned()),
-            Phase::Connect => (Reason::TunnelRefused, "the far proxy did not answer CONNECT in time".to_owned()),
+            Phase::Workload => (
+                Reason::UnknownWorkload,
+                "the pod's own workload did not arrive in time".to_owned(),
+            ),
+            Phase::Connect => (
+                Reason::TunnelRefused,
+                "the far proxy did not answer CONNECT in time".to_owned(),
+            ),
             Phase::Dial if !link.captured => return self.app_dial_timeout(key, io),
-            Phase::Dial => (Reason::DialTimeout, format!("dial {}: timed out", link.destination)),
+            Phase::Dial => (
+                Reason::DialTimeout,
+                format!("dial {}: timed out", link.destination),
+            ),
             Phase::Policy => return self.policy_timeout(key, io),
             Phase::Copy => return self.judge_link(key, io),
             Phase::Tunnel => return,
         };
         self.end_link(key, reason, Some(detail), io);
-    }
-}
-
-/// What we say of a workload in `baggage`.
-pub(super) fn baggage(workload: &Workload) -> Baggage {
-    let text = |text: &str| (!text.is_empty()).then(|| Box::from(text));
-    let locality = workload.locality.as_deref();
-    Baggage {
-        cluster: text(&workload.cluster_id),
-        namespace: text(&workload.namespace),
-        workload_kind: match workload.workload_type {
-            WorkloadType::Deployment => WorkloadKind::Deployment,
-            WorkloadType::CronJob => WorkloadKind::CronJob,
-            WorkloadType::Pod => WorkloadKind::Pod,
-            WorkloadType::Job => WorkloadKind::Job,
-        },
-        workload: text(&workload.workload_name),
-        service: text(&workload.canonical_name),
-        version: text(&workload.canonical_revision),
-        region: locality.and_then(|locality| text(&locality.region)),
-        zone: locality.and_then(|locality| text(&locality.zone)),
-    }
-}
-
-type Labels = (Option<Arc<Workload>>, Option<Arc<Workload>>, Option<Arc<Service>>);
-
-/// The facts of an outbound link that takes no tunnel. `labels`: source, destination, service.
-fn plain_facts(
-    source: SocketAddr,
-    destination: SocketAddr,
-    opened: std::time::Instant,
-    labels: Labels,
-) -> Connection {
-    Connection {
-        direction: Direction::Outbound,
-        security: Security::Plain,
-        source,
-        source_identity: None,
-        source_workload: labels.0,
-        source_baggage: None,
-        destination,
-        hbone: None,
-        destination_identity: None,
-        destination_workload: labels.1,
-        service: labels.2,
-        service_host: None,
-        trace: None,
-        opened,
-        bytes: Bytes::default(),
     }
 }

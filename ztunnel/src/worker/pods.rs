@@ -38,7 +38,12 @@ const LISTENERS: [Kind; 3] = [Kind::Outbound, Kind::InboundPlain, Kind::Inbound]
 
 impl<I: Io> Worker<I> {
     /// Serves a pod. `listeners`: outbound, plain inbound, inbound.
-    pub(super) fn add_pod(&mut self, pod: Arc<Pod>, listeners: [Option<I::Listener>; 3], io: &mut I) {
+    pub(super) fn add_pod(
+        &mut self,
+        pod: Arc<Pod>,
+        listeners: [Option<I::Listener>; 3],
+        io: &mut I,
+    ) {
         if self.uids.contains_key(&pod.uid) {
             self.remove_pod(&pod.uid.clone(), io);
         }
@@ -59,7 +64,10 @@ impl<I: Io> Worker<I> {
         }
         for (index, listener) in listeners.into_iter().enumerate() {
             let Some(listener) = listener else { continue };
-            let token = Token { kind: LISTENERS[index], key };
+            let token = Token {
+                kind: LISTENERS[index],
+                key,
+            };
             if let Err(fault) = io.register_listener(&listener, token) {
                 tracing::error!(port = ?token.kind, %fault, "cannot watch a listener");
                 continue;
@@ -92,7 +100,8 @@ impl<I: Io> Worker<I> {
 
     /// A certificate came: those who wait go on, new handshakes use it.
     pub(super) fn certificate(&mut self, certificate: Arc<Certificate>, io: &mut I) {
-        self.certificates.insert(certificate.identity().clone(), certificate);
+        self.certificates
+            .insert(certificate.identity().clone(), certificate);
         self.wake_certificate_waiters(io);
     }
 
@@ -153,7 +162,9 @@ impl<I: Io> Worker<I> {
         let generation = self.snapshot.generation();
         if state.own_generation != Some(generation) {
             let found = self.snapshot.workload(&state.workload_uid);
-            let is_ours = |workload: &&Arc<Workload>| workload.service_account() == &*state.pod.service_account;
+            let is_ours = |workload: &&Arc<Workload>| {
+                workload.service_account() == &*state.pod.service_account
+            };
             state.own = found.filter(is_ours).cloned();
             state.own_generation = Some(generation);
         }
@@ -166,7 +177,9 @@ impl<I: Io> Worker<I> {
         }
         self.accept_after = None;
         for _ in 0..self.queues.accepts.len() {
-            let Some(token) = self.queues.accepts.pop_front() else { break };
+            let Some(token) = self.queues.accepts.pop_front() else {
+                break;
+            };
             if self.accept(token, ACCEPTS, io) {
                 self.queues.accepts.push_back(token);
             }
@@ -179,13 +192,17 @@ impl<I: Io> Worker<I> {
             if self.accept_after.is_some() {
                 return true;
             }
-            let Some(state) = self.pods.get(token.key) else { return false };
+            let Some(state) = self.pods.get(token.key) else {
+                return false;
+            };
             // The kernel's backlog holds what is beyond the limit; the end of a handshake looks again.
             if token.kind == Kind::Inbound && state.handshakes >= self.settings.limits.handshakes {
                 return false;
             }
             let index = LISTENERS.iter().position(|kind| *kind == token.kind);
-            let Some(listener) = index.and_then(|index| state.listeners[index].as_ref()) else { return false };
+            let Some(listener) = index.and_then(|index| state.listeners[index].as_ref()) else {
+                return false;
+            };
             match io.accept(listener) {
                 Ok((socket, source)) => self.accepted(token, socket, unmapped(source), io),
                 Err(fault) => match accept_fault(&fault) {
@@ -203,7 +220,9 @@ impl<I: Io> Worker<I> {
     }
 
     fn accepted(&mut self, token: Token, socket: I::Socket, source: SocketAddr, io: &mut I) {
-        let Some(state) = self.pods.get(token.key) else { return };
+        let Some(state) = self.pods.get(token.key) else {
+            return;
+        };
         if token.kind == Kind::Inbound {
             return self.accept_tunnel(token.key, socket, source, io);
         }
@@ -221,20 +240,33 @@ impl<I: Io> Worker<I> {
             io.close(socket, true);
             let detail = Some("the pod has too many connections".into());
             let reason = Reason::Overloaded;
-            self.notices.push(Notice::Refused(Refused { direction, source, destination, reason, detail }));
+            self.notices.push(Notice::Refused(Refused {
+                direction,
+                source,
+                destination,
+                reason,
+                detail,
+            }));
             return;
         }
         match direction {
-            Direction::Outbound => self.accept_outbound(token.key, socket, (source, destination), io),
+            Direction::Outbound => {
+                self.accept_outbound(token.key, socket, (source, destination), io)
+            }
             Direction::Inbound => self.accept_plain(token.key, socket, (source, destination), io),
         }
     }
 
     /// A handshake of the pod ended: another may begin.
     pub(super) fn handshake_ended(&mut self, pod: Key) {
-        let Some(state) = self.pods.get_mut(pod) else { return };
+        let Some(state) = self.pods.get_mut(pod) else {
+            return;
+        };
         state.handshakes = state.handshakes.saturating_sub(1);
-        let token = Token { kind: Kind::Inbound, key: pod };
+        let token = Token {
+            kind: Kind::Inbound,
+            key: pod,
+        };
         if state.listeners[2].is_some() && !self.queues.accepts.contains(&token) {
             self.queues.accepts.push_back(token);
         }
@@ -252,7 +284,9 @@ fn accept_fault(fault: &std::io::Error) -> AcceptFault {
     use std::io::ErrorKind;
     match fault.kind() {
         ErrorKind::WouldBlock => AcceptFault::Empty,
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted => AcceptFault::ThisOne,
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted => {
+            AcceptFault::ThisOne
+        }
         // EMFILE, ENFILE, ENOBUFS, ENOMEM and whatever else is not about one peer.
         _ => AcceptFault::Pressure,
     }

@@ -21,21 +21,34 @@ impl<I: Io> Worker<I> {
     /// Readiness of a link's second socket.
     pub(super) fn far_event(&mut self, event: Ready, io: &mut I) {
         let key = event.token.key;
-        let Some(link) = self.links.get_mut(key) else { return };
-        let Far::Plain(half) = &mut link.far else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        let Far::Plain(half) = &mut link.far else {
+            return;
+        };
         half.readable |= event.readable || event.ended;
         half.ended |= event.ended;
         half.blocked &= !event.writable;
         let Some(socket) = &half.socket else { return };
         let dialling = link.phase == Phase::Dial;
-        let fault = if event.error || dialling { io.take_error(socket) } else { None };
+        let fault = if event.error || dialling {
+            io.take_error(socket)
+        } else {
+            None
+        };
         match fault {
             Some(fault) if dialling => {
                 let reason = match fault.kind() {
                     io::ErrorKind::TimedOut => Reason::DialTimeout,
                     _ => Reason::DialFailed,
                 };
-                let detail = format!("dial {}: {fault}", link.facts.as_ref().map_or(link.destination, |f| f.destination));
+                let detail = format!(
+                    "dial {}: {fault}",
+                    link.facts
+                        .as_ref()
+                        .map_or(link.destination, |f| f.destination)
+                );
                 self.end_link(key, reason, Some(detail), io);
             }
             Some(fault) => self.relay_failed(key, &Side::Far, &fault, io),
@@ -64,9 +77,13 @@ impl<I: Io> Worker<I> {
 
     /// One turn of a relay: both directions.
     pub(super) fn run_relay(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         link.queued = false;
-        let Far::Plain(far) = &mut link.far else { return };
+        let Far::Plain(far) = &mut link.far else {
+            return;
+        };
         let buffer = &mut self.buffers.rx;
         let out = pour(&mut link.near, far, buffer, io);
         let moved_out = out.as_ref().map_or(0, |poured| poured.bytes);
@@ -90,7 +107,9 @@ impl<I: Io> Worker<I> {
         if let Some((side, fault)) = fault {
             return self.relay_failed(key, &side, &fault, io);
         }
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
         if let Far::Plain(far) = &link.far
             && link.near.is_done()
             && far.is_done()
@@ -137,7 +156,8 @@ fn pour<I: Io>(
             Ok(n) => {
                 from.readable = n == buffer.len() || from.ended;
                 bytes += n;
-                to.deliver(io, &[IoSlice::new(&buffer[..n])]).map_err(|fault| (false, fault))?;
+                to.deliver(io, &[IoSlice::new(&buffer[..n])])
+                    .map_err(|fault| (false, fault))?;
             }
             Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => from.readable = false,
             Err(fault) => return Err((true, fault)),
@@ -146,5 +166,8 @@ fn pour<I: Io>(
     if from.eof {
         to.finish(io);
     }
-    Ok(Poured { bytes, more: from.readable && !from.eof && to.pending.is_empty() })
+    Ok(Poured {
+        bytes,
+        more: from.readable && !from.eof && to.pending.is_empty(),
+    })
 }

@@ -1,36 +1,33 @@
-//! From nothing to an open tunnel, both roles: certificate, dial, handshake, identity check; and back to nothing.
+//! From nothing to an open tunnel, both roles: certificate, dial, handshake, identity check.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hbone::proto::{Config, Connection};
 use identity::{Certificate, peer};
-use mesh::identity::Identity;
 use rustls::pki_types::ServerName;
 use sys::socket::unmapped;
 
-use super::api::{Ask, Direction, Notice, Reason, Refused};
+use super::api::{Ask, Notice, Reason};
 use super::io::{Io, Kind, Ready, Token};
-use super::link;
 use super::slots::Key;
 use super::state::Worker;
+use super::teardown::QUIET;
 use super::tls::Tls;
 use super::tunnel::{Loss, Phase, PoolKey, Role, Tunnel};
 
-/// A tunnel that was silent for so long is asked whether it still lives.
-const QUIET: Duration = Duration::from_secs(30);
-/// As [`QUIET`], for one without streams: it costs nobody anything.
-const UNUSED_QUIET: Duration = Duration::from_secs(300);
-/// And has so long to answer.
-const PONG: Duration = Duration::from_secs(20);
-/// Our last bytes (GOAWAY, close_notify) may take so long.
-const CLOSING: Duration = Duration::from_secs(5);
-
 impl<I: Io> Worker<I> {
     /// A peer dialled the pod's HBONE port.
-    pub(super) fn accept_tunnel(&mut self, pod: Key, socket: I::Socket, source: SocketAddr, io: &mut I) {
-        let Ok(local) = io.local_address(&socket).map(unmapped) else { return io.close(socket, true) };
+    pub(super) fn accept_tunnel(
+        &mut self,
+        pod: Key,
+        socket: I::Socket,
+        source: SocketAddr,
+        io: &mut I,
+    ) {
+        let Ok(local) = io.local_address(&socket).map(unmapped) else {
+            return io.close(socket, true);
+        };
         let mut tunnel = Tunnel::new(pod, Role::Server, local, source, self.now);
         tunnel.socket = Some(socket);
         let key = self.tunnels.insert(tunnel);
@@ -45,7 +42,13 @@ impl<I: Io> Worker<I> {
     /// Begins a tunnel that links will wait for.
     pub(super) fn dial_tunnel(&mut self, pool: PoolKey, io: &mut I) -> Key {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let tunnel = Tunnel::new(pool.pod, Role::Client(pool.clone()), nowhere, pool.next_hop, self.now);
+        let tunnel = Tunnel::new(
+            pool.pod,
+            Role::Client(pool.clone()),
+            nowhere,
+            pool.next_hop,
+            self.now,
+        );
         let key = self.tunnels.insert(tunnel);
         self.pool.entry(pool).or_default().push(key);
         self.set_tunnel_alarm(key, self.now + self.settings.deadlines.certificate);
@@ -55,13 +58,22 @@ impl<I: Io> Worker<I> {
 
     /// Goes on if the pod's workload and certificate are here, else waits for them.
     fn try_certificate(&mut self, key: Key, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get(key) else { return };
+        let Some(tunnel) = self.tunnels.get(key) else {
+            return;
+        };
         let (pod, local, is_client) = (tunnel.pod, tunnel.local.ip(), tunnel.is_client());
         let own = self.own_workload(pod);
         let identity = own.as_ref().and_then(|workload| workload.identity.clone());
-        let certificate = identity.as_ref().and_then(|identity| self.certificates.get(identity)).cloned();
+        let certificate = identity
+            .as_ref()
+            .and_then(|identity| self.certificates.get(identity))
+            .cloned();
         if let Some(certificate) = certificate {
-            let begun = if is_client { self.begin_dial(key, io) } else { self.begin_server(key, &certificate) };
+            let begun = if is_client {
+                self.begin_dial(key, io)
+            } else {
+                self.begin_server(key, &certificate)
+            };
             if let Err(loss) = begun {
                 self.lose(key, loss, io);
             }
@@ -73,7 +85,10 @@ impl<I: Io> Worker<I> {
         }
         self.notices.push(Notice::Ask(match identity {
             Some(identity) => Ask::Certificate { identity },
-            None => Ask::Workload { network: self.settings.network.clone(), address: local },
+            None => Ask::Workload {
+                network: self.settings.network.clone(),
+                address: local,
+            },
         }));
     }
 
@@ -85,7 +100,8 @@ impl<I: Io> Worker<I> {
     }
 
     fn begin_server(&mut self, key: Key, certificate: &Arc<Certificate>) -> Result<(), Loss> {
-        let tls = Tls::server(certificate.server_config()).map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
+        let tls = Tls::server(certificate.server_config())
+            .map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
         if let Some(tunnel) = self.tunnels.get_mut(key) {
             tunnel.own = Some(certificate.identity().clone());
             tunnel.tls = Some(Box::new(tls));
@@ -96,11 +112,15 @@ impl<I: Io> Worker<I> {
     }
 
     fn begin_dial(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return Ok(());
+        };
         let (pod, next_hop) = (tunnel.pod, tunnel.remote);
         tunnel.phase = Phase::Dial;
         tunnel.blocked = true;
-        let socket = self.dial(pod, next_hop, None, io).map_err(|fault| dial_failed(next_hop, &fault))?;
+        let socket = self
+            .dial(pod, next_hop, None, io)
+            .map_err(|fault| dial_failed(next_hop, &fault))?;
         if let Some(tunnel) = self.tunnels.get_mut(key) {
             tunnel.socket = Some(socket);
         }
@@ -118,28 +138,52 @@ impl<I: Io> Worker<I> {
         io: &mut I,
     ) -> std::io::Result<I::Socket> {
         let Some(state) = self.pods.get(pod) else {
-            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the pod is gone"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                "the pod is gone",
+            ));
         };
         io.dial(&state.pod, to, source)
     }
 
     fn register_tunnel(&mut self, key: Key, io: &mut I) {
-        let socket = self.tunnels.get(key).and_then(|tunnel| tunnel.socket.as_ref());
-        let registered = socket.map(|socket| io.register(socket, Token { kind: Kind::Tunnel, key }));
+        let socket = self
+            .tunnels
+            .get(key)
+            .and_then(|tunnel| tunnel.socket.as_ref());
+        let registered = socket.map(|socket| {
+            io.register(
+                socket,
+                Token {
+                    kind: Kind::Tunnel,
+                    key,
+                },
+            )
+        });
         if let Some(Err(fault)) = registered {
-            self.lose(key, Loss::new(Reason::TunnelLost, format!("epoll: {fault}")), io);
+            self.lose(
+                key,
+                Loss::new(Reason::TunnelLost, format!("epoll: {fault}")),
+                io,
+            );
         }
     }
 
     /// Readiness of a tunnel's socket.
     pub(super) fn tunnel_event(&mut self, event: Ready, io: &mut I) {
         let key = event.token.key;
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
         tunnel.readable |= event.readable || event.ended;
         tunnel.ended |= event.ended;
         tunnel.blocked &= !event.writable;
         let Some(socket) = &tunnel.socket else { return };
-        let fault = if event.error { io.take_error(socket) } else { None };
+        let fault = if event.error {
+            io.take_error(socket)
+        } else {
+            None
+        };
         if tunnel.phase == Phase::Dial && (event.writable || event.error || event.ended) {
             // An event without an error and without a connection does not exist; SO_ERROR has the last word.
             let next_hop = tunnel.remote;
@@ -159,19 +203,30 @@ impl<I: Io> Worker<I> {
     }
 
     fn begin_client(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
-        let Some(tunnel) = self.tunnels.get(key) else { return Ok(()) };
+        let Some(tunnel) = self.tunnels.get(key) else {
+            return Ok(());
+        };
         let (pod, next_hop) = (tunnel.pod, tunnel.remote);
-        let identity = self.own_workload(pod).and_then(|workload| workload.identity.clone());
-        let certificate = identity.and_then(|identity| self.certificates.get(&identity)).cloned();
+        let identity = self
+            .own_workload(pod)
+            .and_then(|workload| workload.identity.clone());
+        let certificate = identity
+            .and_then(|identity| self.certificates.get(&identity))
+            .cloned();
         let Some(certificate) = certificate else {
-            return Err(Loss::new(Reason::NoCertificate, "the pod's certificate is gone"));
+            return Err(Loss::new(
+                Reason::NoCertificate,
+                "the pod's certificate is gone",
+            ));
         };
         // SNI is off, but the API wants a name: the next hop's address.
         let name = ServerName::IpAddress(next_hop.ip().into());
         let tls_fault = |fault: super::tls::TlsError| Loss::new(Reason::Tls, fault.to_string());
         let tls = Tls::client(certificate.client_config(), name).map_err(tls_fault)?;
         let deadline = self.now + self.settings.deadlines.handshake;
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return Ok(());
+        };
         tunnel.own = Some(certificate.identity().clone());
         if let Some(socket) = &tunnel.socket
             && let Ok(local) = io.local_address(socket)
@@ -181,7 +236,8 @@ impl<I: Io> Worker<I> {
         tunnel.phase = Phase::Handshake;
         let tls = tunnel.tls.insert(Box::new(tls));
         // The first flight comes out without any input.
-        tls.open(&mut [], &mut self.buffers.plain, &mut tunnel.backlog).map_err(tls_fault)?;
+        tls.open(&mut [], &mut self.buffers.plain, &mut tunnel.backlog)
+            .map_err(tls_fault)?;
         self.set_tunnel_alarm(key, deadline);
         self.queue_tunnel(key);
         Ok(())
@@ -189,7 +245,9 @@ impl<I: Io> Worker<I> {
 
     /// TLS is done: who is it? Before any byte is sent or believed.
     pub(super) fn established(&mut self, key: Key) -> Result<(), Loss> {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return Ok(()) };
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return Ok(());
+        };
         let certificates = tunnel.tls.as_ref().and_then(|tls| tls.peer_certificates());
         let wrong = |fault: identity::PeerError| Loss::new(Reason::Identity, fault.to_string());
         let settings = &self.settings;
@@ -230,154 +288,6 @@ impl<I: Io> Worker<I> {
             self.drain_tunnel(key);
         }
         Ok(())
-    }
-
-    /// A tunnel's deadline has come.
-    pub(super) fn tunnel_alarm(&mut self, key: Key, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get(key) else { return };
-        let (phase, remote) = (tunnel.phase, tunnel.remote);
-        match phase {
-            Phase::Certificate => {
-                let why = "the pod's workload or certificate did not arrive in time";
-                self.lose(key, Loss::new(Reason::NoCertificate, why), io);
-            }
-            Phase::Dial => {
-                self.lose(key, Loss::new(Reason::DialTimeout, format!("dial {remote}: timed out")), io);
-            }
-            Phase::Handshake => {
-                self.lose(key, Loss::new(Reason::Tls, format!("TLS handshake with {remote} timed out")), io);
-            }
-            Phase::Open => self.quiet_tunnel(key, io),
-            Phase::Closing => self.drop_tunnel(key, io),
-        }
-    }
-
-    /// Open and perhaps silent: release it when unused, ask it whether it lives when used.
-    fn quiet_tunnel(&mut self, key: Key, io: &mut I) {
-        let now = self.now;
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        let unused = tunnel.members.is_empty();
-        let release = tunnel.used + self.settings.tunnel_idle;
-        if unused && tunnel.is_client() && release <= now {
-            return self.close_tunnel(key, io);
-        }
-        if tunnel.pinged {
-            return self.lose(key, Loss::new(Reason::TunnelLost, "the peer does not answer"), io);
-        }
-        let due = tunnel.heard + if unused { UNUSED_QUIET } else { QUIET };
-        if now < due || (unused && tunnel.is_client()) {
-            // A stream may come meanwhile: then it must be asked after `QUIET`.
-            let due = match (unused, tunnel.is_client()) {
-                (true, true) => release.min(now + QUIET),
-                (true, false) => now + QUIET,
-                (false, _) => due,
-            };
-            return self.set_tunnel_alarm(key, due);
-        }
-        tunnel.pinged = tunnel.h2.as_mut().is_some_and(|h2| h2.ping());
-        self.set_tunnel_alarm(key, now + PONG);
-        self.queue_tunnel(key);
-    }
-
-    /// No new streams; the rest may finish.
-    pub(super) fn drain_tunnel(&mut self, key: Key) {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        if tunnel.phase == Phase::Open && !tunnel.going_away {
-            if let Some(h2) = &mut tunnel.h2 {
-                h2.drain();
-            }
-            tunnel.going_away = tunnel.is_client();
-            self.queue_tunnel(key);
-        }
-        // One that is not open yet is drained by `established`.
-    }
-
-    /// An orderly end: our last words, then close.
-    pub(super) fn close_tunnel(&mut self, key: Key, io: &mut I) {
-        self.leave_pool(key);
-        self.last_words(key, io);
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        if tunnel.backlog.is_empty() {
-            return self.drop_tunnel(key, io);
-        }
-        tunnel.phase = Phase::Closing;
-        self.set_tunnel_alarm(key, self.now + CLOSING);
-    }
-
-    /// Says GOAWAY and close_notify as far as the socket takes them now.
-    pub(super) fn last_words(&mut self, key: Key, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        if tunnel.phase == Phase::Open
-            && let (Some(tls), Some(h2)) = (&mut tunnel.tls, &mut tunnel.h2)
-        {
-            h2.goaway(hbone::proto::ErrorCode::NO_ERROR);
-            let sealed = tls.seal(h2.output(), &mut tunnel.backlog);
-            h2.output().clear();
-            // A session that cannot send any more has nothing to close either.
-            let _ = sealed.and_then(|()| tls.close(&mut tunnel.backlog));
-        }
-        let _ = tunnel.flush(io);
-    }
-
-    /// The tunnel is of no use any more: its links fail, or try another one.
-    pub(super) fn lose(&mut self, key: Key, loss: Loss, io: &mut I) {
-        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
-        // An alert may wait to be sent; whether it arrives does not matter.
-        let _ = tunnel.flush(io);
-        let (was_open, remote) = (tunnel.phase == Phase::Open, tunnel.remote);
-        let members = std::mem::take(&mut tunnel.members);
-        let waiting = std::mem::take(&mut tunnel.waiting);
-        let refused = (!tunnel.is_client() && !was_open).then_some(tunnel.local);
-        tracing::debug!(%remote, reason = ?loss.reason, detail = %loss.detail, "tunnel lost");
-        self.drop_tunnel(key, io);
-        for link in members {
-            let untried = |link: &&mut link::Link<I::Socket>| link.phase == link::Phase::Connect && !link.retried;
-            if let Some(link_state) = self.links.get_mut(link).filter(untried) {
-                link_state.retried = true;
-                link_state.far = link::Far::None;
-                link_state.alarm.clear();
-                self.queues.retries.push(link);
-            } else {
-                let reason = if was_open { Reason::TunnelLost } else { loss.reason };
-                self.end_link(link, reason, Some(loss.detail.clone()), io);
-            }
-        }
-        for link in waiting {
-            self.end_link(link, loss.reason, Some(loss.detail.clone()), io);
-        }
-        if let Some(destination) = refused {
-            let detail = Some(loss.detail.into());
-            let (direction, reason) = (Direction::Inbound, loss.reason);
-            self.notices.push(Notice::Refused(Refused { direction, source: remote, destination, reason, detail }));
-        }
-    }
-
-    /// Removes a tunnel and closes its socket. Links that are still on it keep a stale key, which is harmless.
-    pub(super) fn drop_tunnel(&mut self, key: Key, io: &mut I) {
-        self.leave_pool(key);
-        let Some(mut tunnel) = self.tunnels.remove(key) else { return };
-        if let Some(socket) = tunnel.socket.take() {
-            io.close(socket, false);
-        }
-        if !tunnel.is_client() && matches!(tunnel.phase, Phase::Certificate | Phase::Handshake) {
-            self.handshake_ended(tunnel.pod);
-        }
-    }
-
-    /// New streams go elsewhere.
-    pub(super) fn leave_pool(&mut self, key: Key) {
-        let Some(Role::Client(pool)) = self.tunnels.get(key).map(|tunnel| &tunnel.role) else { return };
-        if let Some(tunnels) = self.pool.get_mut(pool) {
-            tunnels.retain(|one| *one != key);
-            if tunnels.is_empty() {
-                self.pool.remove(pool);
-            }
-        }
-    }
-
-    /// The identity of a pod, if its workload is here and has one.
-    pub(super) fn own_identity(&mut self, pod: Key) -> Option<Identity> {
-        self.own_workload(pod)?.identity.clone()
     }
 }
 

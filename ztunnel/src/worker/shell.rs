@@ -13,8 +13,8 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry};
 use sys::socket::{self, ConnectOptions};
-use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 
 use super::api::{Command, Notice, Pod, Settings};
 use super::io::{Io, Ready, Token};
@@ -39,13 +39,28 @@ pub(super) struct Inbox {
 
 /// The loop of one worker thread; returns when the worker has ended.
 pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>) {
-    let registry = poll.registry().try_clone().expect("an epoll descriptor can be duplicated at start");
-    let mut io = Sockets { registry, settings: settings.clone() };
+    let registry = poll
+        .registry()
+        .try_clone()
+        .expect("an epoll descriptor can be duplicated at start");
+    let mut io = Sockets {
+        registry,
+        settings: settings.clone(),
+    };
     let rng = rand::make_rng();
-    let mut worker = Worker::new(inbox.index, settings, inbox.snapshot.load_full(), rng, Instant::now());
+    let mut worker = Worker::new(
+        inbox.index,
+        settings,
+        inbox.snapshot.load_full(),
+        rng,
+        Instant::now(),
+    );
     let mut events = Events::with_capacity(EVENTS);
     let mut ready = Vec::with_capacity(EVENTS);
-    let mut next = Next { at: None, busy: false };
+    let mut next = Next {
+        at: None,
+        busy: false,
+    };
     loop {
         let timeout = timeout(next, !worker.notices.is_empty());
         if let Err(fault) = poll.poll(&mut events, timeout)
@@ -68,7 +83,9 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         }
         next = worker.step(&ready, now, &mut io);
         if worker.is_drained() {
-            worker.notices.push(Notice::Drained { worker: worker.index });
+            worker.notices.push(Notice::Drained {
+                worker: worker.index,
+            });
             return last_notices(&mut worker, &inbox);
         }
         tell(&mut worker, &inbox);
@@ -80,7 +97,9 @@ fn timeout(next: Next, notices_wait: bool) -> Option<Duration> {
         return Some(Duration::ZERO);
     }
     // Rounded up: epoll counts in milliseconds, and waking early would spin until the deadline.
-    let until = next.at.map(|at| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+    let until = next
+        .at
+        .map(|at| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
     match (until, notices_wait) {
         (Some(until), true) => Some(until.min(NOTICE_RETRY)),
         (None, true) => Some(NOTICE_RETRY),
@@ -104,7 +123,11 @@ fn obey(worker: &mut Worker<Sockets>, inbox: &mut Inbox, now: Instant, io: &mut 
     loop {
         match inbox.commands.try_recv() {
             Ok(Command::AddPod { pod, listeners }) => {
-                let listeners = [listeners.outbound, listeners.inbound_plain, listeners.inbound];
+                let listeners = [
+                    listeners.outbound,
+                    listeners.inbound_plain,
+                    listeners.inbound,
+                ];
                 worker.add_pod(pod, listeners.map(|one| one.map(TcpListener::from_std)), io);
             }
             Ok(Command::RemovePod { uid }) => {
@@ -112,7 +135,9 @@ fn obey(worker: &mut Worker<Sockets>, inbox: &mut Inbox, now: Instant, io: &mut 
                 worker.notices.push(Notice::PodRemoved { uid });
             }
             Ok(Command::Certificate(certificate)) => worker.certificate(certificate, io),
-            Ok(Command::CertificateFailed { identity, why }) => worker.certificate_failed(&identity, &why, io),
+            Ok(Command::CertificateFailed { identity, why }) => {
+                worker.certificate_failed(&identity, &why, io)
+            }
             Ok(Command::ForgetCertificate { identity }) => {
                 worker.certificates.remove(&identity);
             }
@@ -131,7 +156,9 @@ fn tell(worker: &mut Worker<Sockets>, inbox: &Inbox) {
     if worker.notices.is_empty() {
         return;
     }
-    if let Err(TrySendError::Full(batch)) = inbox.notices.try_send(std::mem::take(&mut worker.notices)) {
+    if let Err(TrySendError::Full(batch)) =
+        inbox.notices.try_send(std::mem::take(&mut worker.notices))
+    {
         worker.notices = batch;
     }
 }
@@ -169,7 +196,12 @@ impl Io for Sockets {
         socket::original_dst(socket).ok()
     }
 
-    fn dial(&mut self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    fn dial(
+        &mut self,
+        pod: &Pod,
+        destination: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> io::Result<TcpStream> {
         let options = ConnectOptions {
             source: source.map(|address| SocketAddr::new(address, 0)),
             mark: self.settings.mark,
@@ -178,12 +210,18 @@ impl Io for Sockets {
             nodelay: true,
         };
         let may_fall_back = source.is_some() && self.settings.original_source.is_none();
-        let dialled = pod.netns.enter(|| match socket::connect_tcp(destination, &options) {
-            Err(_) if may_fall_back => {
-                socket::connect_tcp(destination, &ConnectOptions { source: None, ..options.clone() })
-            }
-            dialled => dialled,
-        })?;
+        let dialled = pod
+            .netns
+            .enter(|| match socket::connect_tcp(destination, &options) {
+                Err(_) if may_fall_back => socket::connect_tcp(
+                    destination,
+                    &ConnectOptions {
+                        source: None,
+                        ..options.clone()
+                    },
+                ),
+                dialled => dialled,
+            })?;
         dialled.map(TcpStream::from_std)
     }
 
@@ -193,18 +231,30 @@ impl Io for Sockets {
 
     fn register(&mut self, socket: &TcpStream, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), mio_token(token), interest)
+        self.registry.register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            mio_token(token),
+            interest,
+        )
     }
 
     fn register_listener(&mut self, listener: &TcpListener, token: Token) -> io::Result<()> {
-        self.registry.register(&mut SourceFd(&listener.as_raw_fd()), mio_token(token), Interest::READABLE)
+        self.registry.register(
+            &mut SourceFd(&listener.as_raw_fd()),
+            mio_token(token),
+            Interest::READABLE,
+        )
     }
 
     fn read(&mut self, mut socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| socket.read(into))
     }
 
-    fn read_vectored(&mut self, mut socket: &TcpStream, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    fn read_vectored(
+        &mut self,
+        mut socket: &TcpStream,
+        into: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize> {
         uninterrupted(|| socket.read_vectored(into))
     }
 
@@ -212,7 +262,11 @@ impl Io for Sockets {
         uninterrupted(|| socket.write(bytes))
     }
 
-    fn write_vectored(&mut self, mut socket: &TcpStream, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write_vectored(
+        &mut self,
+        mut socket: &TcpStream,
+        bytes: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
         uninterrupted(|| socket.write_vectored(bytes))
     }
 

@@ -19,7 +19,10 @@ impl Key {
 
     /// Back from [`Key::to_bits`]; higher bits are ignored.
     pub(super) fn from_bits(bits: u64) -> Self {
-        Self { index: bits as u32, generation: (bits >> 32) as u32 & GENERATIONS }
+        Self {
+            index: bits as u32,
+            generation: (bits >> 32) as u32 & GENERATIONS,
+        }
     }
 }
 
@@ -39,7 +42,11 @@ struct Slot<T> {
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), len: 0 }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+        }
     }
 }
 
@@ -51,16 +58,27 @@ impl<T> Slots<T> {
             let slot = &mut self.slots[index as usize];
             slot.generation = (slot.generation + 1) & GENERATIONS;
             slot.value = Some(value);
-            return Key { index, generation: slot.generation };
+            return Key {
+                index,
+                generation: slot.generation,
+            };
         }
         let index = u32::try_from(self.slots.len()).expect("fewer sockets than 2^32");
-        self.slots.push(Slot { generation: 1, value: Some(value) });
-        Key { index, generation: 1 }
+        self.slots.push(Slot {
+            generation: 1,
+            value: Some(value),
+        });
+        Key {
+            index,
+            generation: 1,
+        }
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
         let slot = self.slots.get(key.index as usize)?;
-        slot.value.as_ref().filter(|_| slot.generation == key.generation)
+        slot.value
+            .as_ref()
+            .filter(|_| slot.generation == key.generation)
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
@@ -83,6 +101,7 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -99,7 +118,10 @@ impl<T> Slots<T> {
     /// The tenant of slot number `index`, for walks in slices.
     pub(super) fn at(&self, index: usize) -> Option<Key> {
         let slot = self.slots.get(index)?;
-        slot.value.as_ref().map(|_| Key { index: index as u32, generation: slot.generation })
+        slot.value.as_ref().map(|_| Key {
+            index: index as u32,
+            generation: slot.generation,
+        })
     }
 
     /// Keys of the values that `wanted` picks.

@@ -130,11 +130,15 @@ impl<I: Io> Worker<I> {
         self.judge_slice(io);
         self.retry_some(io);
         for _ in 0..self.queues.relays.len() {
-            let Some(key) = self.queues.relays.pop_front() else { break };
+            let Some(key) = self.queues.relays.pop_front() else {
+                break;
+            };
             self.run_relay(key, io);
         }
         for _ in 0..self.queues.tunnels.len() {
-            let Some(key) = self.queues.tunnels.pop_front() else { break };
+            let Some(key) = self.queues.tunnels.pop_front() else {
+                break;
+            };
             self.run_tunnel(key, io);
         }
         self.drain_deadline(io);
@@ -143,13 +147,17 @@ impl<I: Io> Worker<I> {
 
     fn next(&self) -> Next {
         let queues = &self.queues;
-        let may_accept = !queues.accepts.is_empty() && self.accept_after.is_none() && self.may_accept();
+        let may_accept =
+            !queues.accepts.is_empty() && self.accept_after.is_none() && self.may_accept();
         let busy = may_accept
             || !queues.tunnels.is_empty()
             || !queues.relays.is_empty()
             || !queues.retries.is_empty()
             || self.judge.is_active();
-        let at = [self.timers.next(), self.draining, self.accept_after].into_iter().flatten().min();
+        let at = [self.timers.next(), self.draining, self.accept_after]
+            .into_iter()
+            .flatten()
+            .min();
         Next { at, busy }
     }
 
@@ -170,13 +178,17 @@ impl<I: Io> Worker<I> {
         let now = self.now;
         match token.kind {
             Kind::Tunnel => {
-                let Some(tunnel) = self.tunnels.get_mut(token.key) else { return };
+                let Some(tunnel) = self.tunnels.get_mut(token.key) else {
+                    return;
+                };
                 if self.timers.rings(&mut tunnel.alarm, token, now) {
                     self.tunnel_alarm(token.key, io);
                 }
             }
             Kind::LINK => {
-                let Some(link) = self.links.get_mut(token.key) else { return };
+                let Some(link) = self.links.get_mut(token.key) else {
+                    return;
+                };
                 if self.timers.rings(&mut link.alarm, token, now) {
                     self.link_alarm(token.key, io);
                 }
@@ -203,14 +215,28 @@ impl<I: Io> Worker<I> {
     pub(super) fn set_link_alarm(&mut self, key: Key, after: std::time::Duration) {
         let due = self.now + after;
         if let Some(link) = self.links.get_mut(key) {
-            self.timers.set(&mut link.alarm, Token { kind: Kind::LINK, key }, due);
+            self.timers.set(
+                &mut link.alarm,
+                Token {
+                    kind: Kind::LINK,
+                    key,
+                },
+                due,
+            );
         }
     }
 
     /// Sets a tunnel's deadline.
     pub(super) fn set_tunnel_alarm(&mut self, key: Key, due: Instant) {
         if let Some(tunnel) = self.tunnels.get_mut(key) {
-            self.timers.set(&mut tunnel.alarm, Token { kind: Kind::Tunnel, key }, due);
+            self.timers.set(
+                &mut tunnel.alarm,
+                Token {
+                    kind: Kind::Tunnel,
+                    key,
+                },
+                due,
+            );
         }
     }
 }

@@ -52,12 +52,21 @@ pub fn start(
         let (commands, queue) = mpsc::channel(COMMANDS);
         let poll = mio::Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), shell::WAKER)?);
-        let inbox = shell::Inbox { index, commands: queue, notices: notices.clone(), snapshot: snapshot.clone() };
+        let inbox = shell::Inbox {
+            index,
+            commands: queue,
+            notices: notices.clone(),
+            snapshot: snapshot.clone(),
+        };
         let settings = settings.clone();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || shell::run(poll, inbox, settings))?;
-        workers.push(Handle { commands, waker, thread });
+        workers.push(Handle {
+            commands,
+            waker,
+            thread,
+        });
     }
     Ok((Workers { workers, snapshot }, received))
 }
@@ -80,7 +89,11 @@ impl Workers {
     /// Sends one command to one worker; waits while its queue is full.
     pub async fn send(&self, worker: usize, command: Command) -> Result<(), Gone> {
         let handle = self.workers.get(worker).ok_or(Gone(worker))?;
-        handle.commands.send(command).await.map_err(|_| Gone(worker))?;
+        handle
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| Gone(worker))?;
         handle.waker.wake().map_err(|_| Gone(worker))
     }
 
@@ -95,24 +108,41 @@ impl Workers {
     /// Gives each worker its share of a new pod's sockets, as [`listeners::open`](super::listeners::open) made them.
     pub async fn add_pod(&self, pod: Arc<Pod>, listeners: Vec<Listeners>) -> Result<(), Gone> {
         for (worker, listeners) in listeners.into_iter().enumerate() {
-            self.send(worker, Command::AddPod { pod: pod.clone(), listeners }).await?;
+            self.send(
+                worker,
+                Command::AddPod {
+                    pod: pod.clone(),
+                    listeners,
+                },
+            )
+            .await?;
         }
         Ok(())
     }
 
     /// Cuts a pod. Each worker answers with its own [`Notice::PodRemoved`].
     pub async fn remove_pod(&self, uid: &Arc<str>) -> Result<(), Gone> {
-        self.send_all(|| Command::RemovePod { uid: uid.clone() }).await
+        self.send_all(|| Command::RemovePod { uid: uid.clone() })
+            .await
     }
 
     /// Hands a first or renewed certificate to every worker.
     pub async fn certificate(&self, certificate: &Arc<identity::Certificate>) -> Result<(), Gone> {
-        self.send_all(|| Command::Certificate(certificate.clone())).await
+        self.send_all(|| Command::Certificate(certificate.clone()))
+            .await
     }
 
     /// Tells every worker that a certificate could not be had.
-    pub async fn certificate_failed(&self, identity: &Identity, why: &Arc<str>) -> Result<(), Gone> {
-        self.send_all(|| Command::CertificateFailed { identity: identity.clone(), why: why.clone() }).await
+    pub async fn certificate_failed(
+        &self,
+        identity: &Identity,
+        why: &Arc<str>,
+    ) -> Result<(), Gone> {
+        self.send_all(|| Command::CertificateFailed {
+            identity: identity.clone(),
+            why: why.clone(),
+        })
+        .await
     }
 
     /// Starts the drain on every worker; each answers with [`Notice::Drained`].

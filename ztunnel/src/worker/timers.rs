@@ -32,7 +32,10 @@ impl Timers {
         alarm.due = Some(due);
         if alarm.armed.is_none_or(|armed| armed > due) {
             alarm.armed = Some(due);
-            self.heap.push(Reverse(Entry { at: due, token: token.to_bits() }));
+            self.heap.push(Reverse(Entry {
+                at: due,
+                token: token.to_bits(),
+            }));
         }
     }
 
@@ -94,8 +97,14 @@ mod tests {
     #[test]
     fn a_moved_alarm_rings_once_at_its_new_time_and_a_cleared_one_never() {
         let mut slots = Slots::default();
-        let (a, b) = (slots.insert(Alarm::default()), slots.insert(Alarm::default()));
-        let token = |key| Token { kind: Kind::Tunnel, key };
+        let (a, b) = (
+            slots.insert(Alarm::default()),
+            slots.insert(Alarm::default()),
+        );
+        let token = |key| Token {
+            kind: Kind::Tunnel,
+            key,
+        };
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut timers = Timers::default();

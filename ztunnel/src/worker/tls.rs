@@ -61,15 +61,26 @@ enum Side {
 
 impl Tls {
     /// Client role. The name is not sent (SNI is off in our configurations), only the type wants one.
-    pub(super) fn client(config: Arc<rustls::ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
+    pub(super) fn client(
+        config: Arc<rustls::ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, TlsError> {
         let session = UnbufferedClientConnection::new(config, name)?;
-        Ok(Self { side: Side::Client(session), held: Vec::new(), failed: false })
+        Ok(Self {
+            side: Side::Client(session),
+            held: Vec::new(),
+            failed: false,
+        })
     }
 
     /// Server role.
     pub(super) fn server(config: Arc<rustls::ServerConfig>) -> Result<Self, TlsError> {
         let session = UnbufferedServerConnection::new(config)?;
-        Ok(Self { side: Side::Server(session), held: Vec::new(), failed: false })
+        Ok(Self {
+            side: Side::Server(session),
+            held: Vec::new(),
+            failed: false,
+        })
     }
 
     /// Puts the unused input of the last time at the front of `rx`; what is read from the socket goes behind it.
@@ -104,7 +115,11 @@ impl Tls {
             return Err(opened.err().unwrap_or(TlsError::TooMuchPending(rest.len())));
         }
         // A quiet session gives its buffer back.
-        self.held = if rest.is_empty() { Vec::new() } else { rest.to_vec() };
+        self.held = if rest.is_empty() {
+            Vec::new()
+        } else {
+            rest.to_vec()
+        };
         opened
     }
 
@@ -266,7 +281,9 @@ fn open<S: Session>(
 /// input again.
 fn last_words<S: Session>(session: &mut S, rest: &mut [u8], out: &mut Outgoing) {
     while session.has_output() {
-        let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(rest).state else { return };
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(rest).state else {
+            return;
+        };
         encode(out, |room| data.encode(room));
     }
 }

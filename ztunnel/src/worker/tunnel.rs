@@ -105,7 +105,10 @@ pub(super) struct Loss {
 
 impl Loss {
     pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -131,7 +134,13 @@ pub(super) struct Received {
 }
 
 impl<S> Tunnel<S> {
-    pub(super) fn new(pod: Key, role: Role, local: SocketAddr, remote: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(
+        pod: Key,
+        role: Role,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Self {
         Self {
             pod,
             role,
@@ -171,7 +180,9 @@ impl<S> Tunnel<S> {
         buffers: &mut Buffers,
         received: &mut Received,
     ) -> Result<bool, Loss> {
-        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else { return Ok(false) };
+        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else {
+            return Ok(false);
+        };
         if !self.readable {
             return Ok(false);
         }
@@ -196,7 +207,11 @@ impl<S> Tunnel<S> {
             self.readable = false;
         }
         let opened = tls
-            .open(&mut buffers.rx[..held + n], &mut buffers.plain, &mut self.backlog)
+            .open(
+                &mut buffers.rx[..held + n],
+                &mut buffers.plain,
+                &mut self.backlog,
+            )
             .map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
         received.established = opened.established;
         received.closed |= opened.closed;
@@ -204,8 +219,15 @@ impl<S> Tunnel<S> {
     }
 
     /// Runs the codec over `plain` and lists what it said.
-    pub(super) fn parse(&mut self, plain: &[u8], acts: &mut Vec<Act>, now: Instant) -> Result<(), Loss> {
-        let Some(h2) = &mut self.h2 else { return Ok(()) };
+    pub(super) fn parse(
+        &mut self,
+        plain: &[u8],
+        acts: &mut Vec<Act>,
+        now: Instant,
+    ) -> Result<(), Loss> {
+        let Some(h2) = &mut self.h2 else {
+            return Ok(());
+        };
         self.heard = now;
         self.pinged = false;
         if now.saturating_duration_since(self.ticked) >= TICK {
@@ -214,7 +236,9 @@ impl<S> Tunnel<S> {
         }
         let mut input = plain;
         loop {
-            let event = h2.receive(&mut input).map_err(|fault| Loss::new(Reason::Http2, fault.to_string()))?;
+            let event = h2
+                .receive(&mut input)
+                .map_err(|fault| Loss::new(Reason::Http2, fault.to_string()))?;
             let Some(event) = event else { return Ok(()) };
             match event {
                 Event::Request { stream, head } => acts.push(Act::Request(stream, head)),
@@ -236,13 +260,19 @@ impl<S> Tunnel<S> {
     /// its own request was parsed before the stream had a key; it has one now, unless its request was refused or it
     /// was reset behind it.
     pub(super) fn link_of(&self, stream: StreamId, key: u64) -> Key {
-        let found = if key == 0 { self.h2.as_ref().and_then(|h2| h2.key(stream)) } else { Some(key) };
+        let found = if key == 0 {
+            self.h2.as_ref().and_then(|h2| h2.key(stream))
+        } else {
+            Some(key)
+        };
         Key::from_bits(found.unwrap_or(0))
     }
 
     /// Sends what is sealed already. True: nothing is left.
     pub(super) fn flush(&mut self, io: &mut impl Io<Socket = S>) -> Result<bool, Loss> {
-        let Some(socket) = &self.socket else { return Ok(false) };
+        let Some(socket) = &self.socket else {
+            return Ok(false);
+        };
         while !self.backlog.is_empty() {
             if self.blocked {
                 return Ok(false);
@@ -264,11 +294,18 @@ impl<S> Tunnel<S> {
     }
 
     /// Seals `buffers.batch` and sends it; what the socket does not take becomes the backlog. The backlog must be empty.
-    pub(super) fn send(&mut self, io: &mut impl Io<Socket = S>, buffers: &mut Buffers) -> Result<(), Loss> {
-        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else { return Ok(()) };
+    pub(super) fn send(
+        &mut self,
+        io: &mut impl Io<Socket = S>,
+        buffers: &mut Buffers,
+    ) -> Result<(), Loss> {
+        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else {
+            return Ok(());
+        };
         let sealed = &mut buffers.tx;
         sealed.clear();
-        tls.seal(buffers.batch.pending(), sealed).map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
+        tls.seal(buffers.batch.pending(), sealed)
+            .map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
         buffers.batch.clear();
         let wanted = sealed.pending().len();
         match io.write(socket, sealed.pending()) {

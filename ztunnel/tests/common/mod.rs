@@ -42,19 +42,40 @@ impl Pair {
         let ca = TestCa::new("cluster.local");
         let listen = |ip: [u8; 4]| TcpListener::bind((IpAddr::from(ip), 0)).unwrap();
         let (app, outbound, inbound) = (listen(SERVER), listen(VIP), listen(SERVER));
-        let (vip, app_port) = (outbound.local_addr().unwrap(), app.local_addr().unwrap().port());
+        let (vip, app_port) = (
+            outbound.local_addr().unwrap(),
+            app.local_addr().unwrap().port(),
+        );
         let mut settings = Settings::shared("".into(), "Kubernetes".into());
         settings.mark = None;
         settings.original_source = Some(false);
-        settings.ports = Ports { inbound: inbound.local_addr().unwrap().port(), ..Ports::default() };
+        settings.ports = Ports {
+            inbound: inbound.local_addr().unwrap().port(),
+            ..Ports::default()
+        };
         change(&mut settings);
         let mut state = State::new();
         state.apply(mesh_of(&ca, vip, app_port));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let mut nodes = Vec::new();
         for (name, mut listeners) in [
-            ("client", Listeners { outbound: Some(outbound), ..Listeners::default() }),
-            ("server", Listeners { inbound: Some(inbound), ..Listeners::default() }),
+            (
+                "client",
+                Listeners {
+                    outbound: Some(outbound),
+                    ..Listeners::default()
+                },
+            ),
+            (
+                "server",
+                Listeners {
+                    inbound: Some(inbound),
+                    ..Listeners::default()
+                },
+            ),
         ] {
             let (node, notices) = start(settings.clone(), workers, state.snapshot()).unwrap();
             let pod = Arc::new(Pod {
@@ -68,8 +89,10 @@ impl Pair {
                 // Each worker accepts from a descriptor of its own of the same socket.
                 for worker in 0..node.count() {
                     let share = duplicate(&mut listeners);
-                    let command =
-                        ztunnel::worker::api::Command::AddPod { pod: pod.clone(), listeners: share };
+                    let command = ztunnel::worker::api::Command::AddPod {
+                        pod: pod.clone(),
+                        listeners: share,
+                    };
                     node.send(worker, command).await.unwrap();
                 }
                 let certificate = ca.issue(&ca.identity("app", name), Duration::from_secs(3600));
@@ -77,7 +100,14 @@ impl Pair {
             });
             nodes.push((node, notices));
         }
-        Self { vip, app, state, ca, nodes, runtime }
+        Self {
+            vip,
+            app,
+            state,
+            ca,
+            nodes,
+            runtime,
+        }
     }
 
     /// Connects as the caller's application.
@@ -140,8 +170,11 @@ fn duplicate(listeners: &mut Listeners) -> Listeners {
 
 fn mesh_of(ca: &TestCa, vip: SocketAddr, app_port: u16) -> Vec<Update> {
     let key = NamespacedHostname::new("app", "server.app.svc.cluster.local");
-    let port =
-        ServicePort { service_port: vip.port(), target_port: app_port, app_protocol: AppProtocol::Unknown };
+    let port = ServicePort {
+        service_port: vip.port(),
+        target_port: app_port,
+        app_protocol: AppProtocol::Unknown,
+    };
     let service = Service {
         key: key.clone(),
         name: "server".into(),
@@ -160,10 +193,17 @@ fn mesh_of(ca: &TestCa, vip: SocketAddr, app_port: u16) -> Vec<Update> {
     };
     let mut server = workload("server", &[IpAddr::from(SERVER)]);
     let ports = [PortPair::new(vip.port(), app_port)].into();
-    server.services = [ServicePorts { service: key, ports }].into();
+    server.services = [ServicePorts {
+        service: key,
+        ports,
+    }]
+    .into();
     vec![
         Update::Service(Arc::new(service)),
-        Update::Workload(Arc::new(workload("client", &[IpAddr::from([127, 0, 0, 1])]))),
+        Update::Workload(Arc::new(workload(
+            "client",
+            &[IpAddr::from([127, 0, 0, 1])],
+        ))),
         Update::Workload(Arc::new(server)),
     ]
 }

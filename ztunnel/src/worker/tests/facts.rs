@@ -34,7 +34,10 @@ fn connected(pair: &mut Pair) -> (Sock, Sock) {
 /// The server's workload names a policy.
 fn server_naming(pair: &Pair, name: &str) -> Update {
     let named: Arc<[PolicyName]> = [PolicyName::new("app", name)].into();
-    let server = Workload { authorization_policies: named, ..workload(&pair.ca, SERVER) };
+    let server = Workload {
+        authorization_policies: named,
+        ..workload(&pair.ca, SERVER)
+    };
     Update::Workload(Arc::new(server))
 }
 
@@ -51,7 +54,13 @@ fn streams_of_one_destination_share_a_tunnel() {
     let mut pair = pair();
     let calls: Vec<_> = (0..10).map(|_| connected(&mut pair)).collect();
     assert_eq!(calls.len(), 10);
-    assert_eq!((pair.workers[CLIENT].tunnels.len(), pair.workers[SERVER].tunnels.len()), (1, 1));
+    assert_eq!(
+        (
+            pair.workers[CLIENT].tunnels.len(),
+            pair.workers[SERVER].tunnels.len()
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -84,14 +93,37 @@ fn the_facts_name_both_ends_and_count_both_ways() {
     pair.settle();
     let mut seen = 0;
     for notice in &pair.notices {
-        let Notice::Closed(closed) = notice else { continue };
+        let Notice::Closed(closed) = notice else {
+            continue;
+        };
         let facts = &closed.connection;
         assert_eq!(closed.reason, Reason::Complete);
-        assert_eq!((facts.bytes.received(), facts.bytes.sent()), (4, 4), "{:?}", facts.direction);
-        assert_eq!(facts.source_identity.as_ref().unwrap().service_account(), account(CLIENT));
-        assert_eq!(facts.destination_identity.as_ref().unwrap().service_account(), account(SERVER));
-        assert_eq!(facts.source_workload.as_ref().unwrap().name, account(CLIENT).into());
-        assert_eq!(facts.destination_workload.as_ref().unwrap().name, account(SERVER).into());
+        assert_eq!(
+            (facts.bytes.received(), facts.bytes.sent()),
+            (4, 4),
+            "{:?}",
+            facts.direction
+        );
+        assert_eq!(
+            facts.source_identity.as_ref().unwrap().service_account(),
+            account(CLIENT)
+        );
+        assert_eq!(
+            facts
+                .destination_identity
+                .as_ref()
+                .unwrap()
+                .service_account(),
+            account(SERVER)
+        );
+        assert_eq!(
+            facts.source_workload.as_ref().unwrap().name,
+            account(CLIENT).into()
+        );
+        assert_eq!(
+            facts.destination_workload.as_ref().unwrap().name,
+            account(SERVER).into()
+        );
         assert_eq!(facts.hbone.as_ref().unwrap().to_string(), "10.0.0.2:8080");
         assert!(facts.trace.is_some());
         seen += 1;
@@ -102,13 +134,24 @@ fn the_facts_name_both_ends_and_count_both_ways() {
 #[test]
 fn a_denied_caller_is_answered_401_and_reset_and_the_report_names_the_policy() {
     let mut pair = pair();
-    pair.publish(vec![Update::Policy(policy("no-clients", Action::Deny, "client"))]);
+    pair.publish(vec![Update::Policy(policy(
+        "no-clients",
+        Action::Deny,
+        "client",
+    ))]);
     let client = pair.call_server();
     pair.settle();
     assert!(pair.accept().is_none());
     assert!(pair.net.borrow().was_reset(client));
-    assert_eq!(pair.reasons(), [Reason::PolicyDenied, Reason::TunnelRefused]);
-    assert!(pair.details().contains("app/no-clients"), "{}", pair.details());
+    assert_eq!(
+        pair.reasons(),
+        [Reason::PolicyDenied, Reason::TunnelRefused]
+    );
+    assert!(
+        pair.details().contains("app/no-clients"),
+        "{}",
+        pair.details()
+    );
     assert!(pair.details().contains("status 401"), "{}", pair.details());
 }
 
@@ -116,10 +159,18 @@ fn a_denied_caller_is_answered_401_and_reset_and_the_report_names_the_policy() {
 fn a_policy_change_cuts_live_connections_and_leaves_allowed_ones_alone() {
     let mut pair = pair();
     let (client, server) = connected(&mut pair);
-    pair.publish(vec![Update::Policy(policy("no-strangers", Action::Deny, "stranger"))]);
+    pair.publish(vec![Update::Policy(policy(
+        "no-strangers",
+        Action::Deny,
+        "stranger",
+    ))]);
     pair.settle();
     assert!(!pair.net.borrow().was_reset(client));
-    pair.publish(vec![Update::Policy(policy("no-clients", Action::Deny, "client"))]);
+    pair.publish(vec![Update::Policy(policy(
+        "no-clients",
+        Action::Deny,
+        "client",
+    ))]);
     pair.settle();
     assert!(pair.net.borrow().was_reset(client) && pair.net.borrow().was_reset(server));
     assert!(pair.reasons().contains(&Reason::PolicyCut));
@@ -147,12 +198,23 @@ fn many_live_connections_are_all_judged_although_snapshots_keep_coming() {
     let plain: Vec<_> = (0..1500).map(|_| pair.call_plain()).collect();
     pair.settle();
     while pair.accept().is_some() {}
-    pair.publish(vec![Update::Policy(policy("only-clients", Action::Allow, "client"))]);
+    pair.publish(vec![Update::Policy(policy(
+        "only-clients",
+        Action::Allow,
+        "client",
+    ))]);
     for turn in 0..10 {
-        pair.publish(vec![Update::Policy(policy(&format!("p{turn}"), Action::Deny, "stranger"))]);
+        pair.publish(vec![Update::Policy(policy(
+            &format!("p{turn}"),
+            Action::Deny,
+            "stranger",
+        ))]);
         pair.step(SERVER);
     }
-    let cut = plain.iter().filter(|sock| pair.net.borrow().was_reset(**sock)).count();
+    let cut = plain
+        .iter()
+        .filter(|sock| pair.net.borrow().was_reset(**sock))
+        .count();
     assert_eq!(cut, plain.len());
 }
 
@@ -170,7 +232,9 @@ fn a_missing_policy_holds_new_connections_for_a_second_then_denies_naming_it() {
     pair.settle();
     assert!(pair.net.borrow().was_reset(client));
     assert!(pair.details().contains("app/late"), "{}", pair.details());
-    assert!(asks(&pair).contains(&Ask::Policy { name: "app/late".into() }));
+    assert!(asks(&pair).contains(&Ask::Policy {
+        name: "app/late".into()
+    }));
 }
 
 #[test]
@@ -208,7 +272,11 @@ fn a_live_connection_is_judged_by_what_is_at_hand_for_a_second() {
 #[test]
 fn a_plaintext_caller_has_no_identity_for_the_policy() {
     let mut pair = pair();
-    pair.publish(vec![Update::Policy(policy("only-clients", Action::Allow, "client"))]);
+    pair.publish(vec![Update::Policy(policy(
+        "only-clients",
+        Action::Allow,
+        "client",
+    ))]);
     let plain = pair.call_plain();
     pair.settle();
     assert!(pair.net.borrow().was_reset(plain) && pair.accept().is_none());
@@ -254,11 +322,16 @@ fn traffic_waits_for_the_certificate_and_asks_for_it() {
     for pod in [CLIENT, SERVER] {
         pair.add_pod(pod);
     }
-    pair.net.borrow_mut().listen(super::sim::TEST, SocketAddr::new(super::mesh::address(SERVER), 8080));
+    pair.net.borrow_mut().listen(
+        super::sim::TEST,
+        SocketAddr::new(super::mesh::address(SERVER), 8080),
+    );
     let client = pair.call_server();
     pair.settle();
     let identity = pair.ca.identity("app", account(CLIENT));
-    assert!(asks(&pair).contains(&Ask::Certificate { identity: identity.clone() }));
+    assert!(asks(&pair).contains(&Ask::Certificate {
+        identity: identity.clone()
+    }));
     pair.certify(CLIENT);
     pair.settle();
     assert!(pair.accept().is_none());
@@ -298,14 +371,21 @@ fn a_peer_with_another_identity_than_expected_gets_no_byte() {
     let client = pair.call_server();
     pair.settle();
     assert!(pair.net.borrow().was_reset(client) && pair.accept().is_none());
-    assert!(pair.reasons().contains(&Reason::Identity), "{:?}", pair.reasons());
+    assert!(
+        pair.reasons().contains(&Reason::Identity),
+        "{:?}",
+        pair.reasons()
+    );
     assert!(pair.details().contains("expected"), "{}", pair.details());
 }
 
 #[test]
 fn a_next_hop_that_never_answers_times_out() {
     let mut pair = pair();
-    pair.net.borrow_mut().silent.insert(SocketAddr::new(super::mesh::address(SERVER), 15008));
+    pair.net
+        .borrow_mut()
+        .silent
+        .insert(SocketAddr::new(super::mesh::address(SERVER), 15008));
     let client = pair.call_server();
     pair.settle();
     pair.pass(9 * SECOND);
@@ -332,8 +412,14 @@ fn a_half_open_handshake_is_cut_and_its_place_given_back() {
     let mut pair = Pair::started(1, |settings| settings.limits.handshakes = 2);
     let hbone = SocketAddr::new(super::mesh::address(SERVER), 15008);
     let from = std::net::IpAddr::from([10, 9, 9, 9]);
-    let idle: Vec<_> =
-        (0..2).map(|_| pair.net.borrow_mut().connect(super::sim::TEST, from, hbone, None).unwrap()).collect();
+    let idle: Vec<_> = (0..2)
+        .map(|_| {
+            pair.net
+                .borrow_mut()
+                .connect(super::sim::TEST, from, hbone, None)
+                .unwrap()
+        })
+        .collect();
     let client = pair.call_server();
     pair.settle();
     assert!(pair.accept().is_none(), "the budget is used up");
@@ -352,7 +438,11 @@ fn garbage_on_15008_is_closed_and_reported() {
     let mut pair = pair();
     let hbone = SocketAddr::new(super::mesh::address(SERVER), 15008);
     let from = std::net::IpAddr::from([10, 9, 9, 9]);
-    let sock = pair.net.borrow_mut().connect(super::sim::TEST, from, hbone, None).unwrap();
+    let sock = pair
+        .net
+        .borrow_mut()
+        .connect(super::sim::TEST, from, hbone, None)
+        .unwrap();
     pair.write(sock, b"GET / HTTP/1.1\r\n\r\n");
     pair.settle();
     assert!(pair.read(sock).1 || pair.net.borrow().was_reset(sock));
@@ -370,7 +460,13 @@ fn a_removed_pod_is_cut_at_once() {
     pair.settle();
     assert!(pair.net.borrow().was_reset(client) && pair.net.borrow().was_reset(server));
     assert!(pair.reasons().contains(&Reason::PodRemoved));
-    assert_eq!((pair.workers[SERVER].links.len(), pair.workers[SERVER].tunnels.len()), (0, 0));
+    assert_eq!(
+        (
+            pair.workers[SERVER].links.len(),
+            pair.workers[SERVER].tunnels.len()
+        ),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -394,7 +490,11 @@ fn a_drain_waits_for_streams_and_its_deadline_does_not() {
         pair.settle();
         assert!(pair.workers[SERVER].is_drained(), "forced: {forced}");
         assert_eq!(pair.net.borrow().was_reset(client), forced);
-        assert_eq!(pair.workers[CLIENT].tunnels.len(), 0, "the client left the tunnel too");
+        assert_eq!(
+            pair.workers[CLIENT].tunnels.len(),
+            0,
+            "the client left the tunnel too"
+        );
     }
 }
 
@@ -415,7 +515,13 @@ fn an_unused_tunnel_is_released_after_five_minutes() {
         pair.pass(30 * SECOND);
         pair.settle();
     }
-    assert_eq!((pair.workers[CLIENT].tunnels.len(), pair.workers[SERVER].tunnels.len()), (0, 0));
+    assert_eq!(
+        (
+            pair.workers[CLIENT].tunnels.len(),
+            pair.workers[SERVER].tunnels.len()
+        ),
+        (0, 0)
+    );
     assert!(pair.workers[CLIENT].pool.is_empty());
     connected(&mut pair);
 }
@@ -448,7 +554,10 @@ fn a_reader_that_never_reads_costs_a_window_and_disturbs_nobody() {
         pair.settle_except(stuck);
     }
     let held: usize = pair.pending(CLIENT);
-    assert!(held <= 64 << 10, "{held} bytes held for a reader that never reads");
+    assert!(
+        held <= 64 << 10,
+        "{held} bytes held for a reader that never reads"
+    );
     assert!(written < 1 << 20, "{written} bytes taken from its sender");
     connected(&mut pair);
 }

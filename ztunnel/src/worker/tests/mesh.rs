@@ -61,13 +61,21 @@ pub(super) fn workload(ca: &TestCa, pod: usize) -> Workload {
 /// A policy of namespace `app` that acts on calls from this service account.
 pub(super) fn policy(name: &str, action: Action, account: &str) -> Arc<Policy> {
     let principal = StringMatch::Exact(format!("cluster.local/ns/app/sa/{account}").into());
-    let matching = Match { principals: [principal].into(), ..Match::default() };
-    let clause = Clause { matches: [matching].into() };
+    let matching = Match {
+        principals: [principal].into(),
+        ..Match::default()
+    };
+    let clause = Clause {
+        matches: [matching].into(),
+    };
     Arc::new(Policy {
         name: PolicyName::new("app", name),
         scope: Scope::Namespace,
         action,
-        rules: [Rule { clauses: [clause].into() }].into(),
+        rules: [Rule {
+            clauses: [clause].into(),
+        }]
+        .into(),
         dry_run: false,
         invalid: None,
     })
@@ -81,14 +89,30 @@ impl Pair {
         state.apply(workloads.into());
         let mut settings = Settings::shared("".into(), "Kubernetes".into());
         change(&mut settings);
-        let (net, settings, now) = (Rc::new(RefCell::new(Net::default())), Arc::new(settings), Instant::now());
+        let (net, settings, now) = (
+            Rc::new(RefCell::new(Net::default())),
+            Arc::new(settings),
+            Instant::now(),
+        );
         let workers = [CLIENT, SERVER].map(|index| {
             let rng = SmallRng::seed_from_u64(seed + index as u64);
             Worker::new(index, settings.clone(), state.snapshot(), rng, now)
         });
-        let ios = [CLIENT, SERVER].map(|owner| SimIo { net: net.clone(), owner });
+        let ios = [CLIENT, SERVER].map(|owner| SimIo {
+            net: net.clone(),
+            owner,
+        });
         let busy = [true; 2];
-        Self { net, workers, ios, state, ca, now, notices: Vec::new(), busy }
+        Self {
+            net,
+            workers,
+            ios,
+            state,
+            ca,
+            now,
+            notices: Vec::new(),
+            busy,
+        }
     }
 
     /// Both pods with their certificates, and an application that listens.
@@ -119,7 +143,10 @@ impl Pair {
     }
 
     pub(super) fn certify(&mut self, pod: usize) {
-        let certificate = self.ca.issue(&self.ca.identity("app", account(pod)), Duration::from_secs(3600));
+        let certificate = self.ca.issue(
+            &self.ca.identity("app", account(pod)),
+            Duration::from_secs(3600),
+        );
         self.workers[pod].certificate(certificate, &mut self.ios[pod]);
         self.busy[pod] = true;
     }
@@ -136,7 +163,10 @@ impl Pair {
     /// The client pod's application calls `to`, and is captured.
     pub(super) fn call(&mut self, to: SocketAddr) -> Sock {
         let captured = port(CLIENT, 15001);
-        self.net.borrow_mut().connect(TEST, address(CLIENT), captured, Some(to)).unwrap()
+        self.net
+            .borrow_mut()
+            .connect(TEST, address(CLIENT), captured, Some(to))
+            .unwrap()
     }
 
     pub(super) fn call_server(&mut self) -> Sock {
@@ -146,7 +176,10 @@ impl Pair {
     /// A plaintext call that is captured on its way into the server pod.
     pub(super) fn call_plain(&mut self) -> Sock {
         let (captured, to) = (port(SERVER, 15006), port(SERVER, APP_PORT));
-        self.net.borrow_mut().connect(TEST, IpAddr::from([10, 9, 9, 9]), captured, Some(to)).unwrap()
+        self.net
+            .borrow_mut()
+            .connect(TEST, IpAddr::from([10, 9, 9, 9]), captured, Some(to))
+            .unwrap()
     }
 
     /// The server pod's application accepts.
@@ -206,7 +239,12 @@ impl Pair {
     /// Bytes that a worker holds for slow applications.
     pub(super) fn pending(&self, index: usize) -> usize {
         let links = &self.workers[index].links;
-        links.keys(|_| true).iter().filter_map(|key| links.get(*key)).map(|link| link.near.pending.len()).sum()
+        links
+            .keys(|_| true)
+            .iter()
+            .filter_map(|key| links.get(*key))
+            .map(|link| link.near.pending.len())
+            .sum()
     }
 
     pub(super) fn write(&mut self, sock: Sock, bytes: &[u8]) -> usize {
@@ -243,6 +281,10 @@ impl Pair {
             Notice::Refused(refused) => refused.detail.as_deref().map(str::to_owned),
             _ => None,
         };
-        self.notices.iter().filter_map(detail).collect::<Vec<_>>().join("\n")
+        self.notices
+            .iter()
+            .filter_map(detail)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }

@@ -31,7 +31,9 @@ impl App {
             2 => rng.random_range(1..50_000),
             _ => rng.random_range(1..400_000),
         };
-        let to_send: Vec<u8> = (0..len as u64).map(|i| (i.wrapping_mul(stream * 2 + 7) >> 3) as u8).collect();
+        let to_send: Vec<u8> = (0..len as u64)
+            .map(|i| (i.wrapping_mul(stream * 2 + 7) >> 3) as u8)
+            .collect();
         let reset_after = rng.random_bool(0.15).then(|| rng.random_range(0..=len));
         Self {
             sock,
@@ -66,7 +68,9 @@ impl App {
         }
         let mut moved = false;
         if !self.ended {
-            let most = rng.random_range(1..30_000).min(self.to_send.len() - self.sent);
+            let most = rng
+                .random_range(1..30_000)
+                .min(self.to_send.len() - self.sent);
             if let Ok(n) = net.write(self.sock, &self.to_send[self.sent..self.sent + most]) {
                 self.sent += n;
                 moved |= n > 0;
@@ -123,8 +127,15 @@ fn run(seed: u64, plain: bool) {
     while still < 300 {
         let mut moved = false;
         if calls.len() < wanted && rng.random_bool(0.2) {
-            let sock = if plain { pair.call_plain() } else { pair.call_server() };
-            calls.push(Call { client: App::new(sock, calls.len() as u64, &mut rng), server: None });
+            let sock = if plain {
+                pair.call_plain()
+            } else {
+                pair.call_server()
+            };
+            calls.push(Call {
+                client: App::new(sock, calls.len() as u64, &mut rng),
+                server: None,
+            });
             moved = true;
         }
         moved |= pair.net.borrow_mut().shake(&mut rng);
@@ -135,9 +146,14 @@ fn run(seed: u64, plain: bool) {
         }
         while let Some(sock) = pair.accept() {
             // The worker dials in the order of admission, which is not the order of the calls: match later by content.
-            let free = calls.iter().position(|call| call.server.is_none()).expect("no more dials than calls");
+            let free = calls
+                .iter()
+                .position(|call| call.server.is_none())
+                .expect("no more dials than calls");
             let mut server = App::new(sock, 1000, &mut rng);
-            server.to_send = (0..server.to_send.len()).map(|i| (i * 13 >> 2) as u8).collect();
+            server.to_send = (0..server.to_send.len())
+                .map(|i| (i * 13 >> 2) as u8)
+                .collect();
             calls[free].server = Some(server);
         }
         for call in &mut calls {
@@ -147,41 +163,81 @@ fn run(seed: u64, plain: bool) {
             }
         }
         let waiting = pair.net.borrow().has_events(CLIENT) || pair.net.borrow().has_events(SERVER);
-        still = if moved || waiting || calls.len() < wanted { 0 } else { still + 1 };
+        still = if moved || waiting || calls.len() < wanted {
+            0
+        } else {
+            still + 1
+        };
     }
     judge(seed, &pair, &calls);
 }
 
 /// Orderly: every byte. Reset: a prefix, and the other side learns of the reset unless it was done already.
 fn judge(seed: u64, pair: &Pair, calls: &[Call]) {
-    let servers: Vec<&App> = calls.iter().filter_map(|call| call.server.as_ref()).collect();
+    let servers: Vec<&App> = calls
+        .iter()
+        .filter_map(|call| call.server.as_ref())
+        .collect();
     let resets = calls.iter().any(|call| call.client.reset_after.is_some())
         || servers.iter().any(|server| server.reset_after.is_some());
     for (index, call) in calls.iter().enumerate() {
         let app = &call.client;
-        assert!(app.gone, "seed {seed}: caller {index} hangs: sent {} of {}", app.sent, app.to_send.len());
+        assert!(
+            app.gone,
+            "seed {seed}: caller {index} hangs: sent {} of {}",
+            app.sent,
+            app.to_send.len()
+        );
         let expected = |i: usize| (i * 13 >> 2) as u8;
-        assert!(app.got.iter().enumerate().all(|(i, b)| *b == expected(i)), "seed {seed}: caller {index} altered");
+        assert!(
+            app.got.iter().enumerate().all(|(i, b)| *b == expected(i)),
+            "seed {seed}: caller {index} altered"
+        );
         if app.saw_end {
-            let whole = servers.iter().any(|server| server.to_send.len() == app.got.len() && server.ended);
-            assert!(whole, "seed {seed}: caller {index} saw an end after {} bytes", app.got.len());
+            let whole = servers
+                .iter()
+                .any(|server| server.to_send.len() == app.got.len() && server.ended);
+            assert!(
+                whole,
+                "seed {seed}: caller {index} saw an end after {} bytes",
+                app.got.len()
+            );
         }
     }
     for (index, app) in servers.iter().enumerate() {
-        assert!(app.gone, "seed {seed}: application {index} hangs: sent {} of {}", app.sent, app.to_send.len());
-        let prefix = calls.iter().any(|call| call.client.to_send.starts_with(&app.got));
+        assert!(
+            app.gone,
+            "seed {seed}: application {index} hangs: sent {} of {}",
+            app.sent,
+            app.to_send.len()
+        );
+        let prefix = calls
+            .iter()
+            .any(|call| call.client.to_send.starts_with(&app.got));
         assert!(prefix, "seed {seed}: application {index} got altered bytes");
         if app.saw_end {
-            let whole = calls.iter().any(|call| call.client.to_send == app.got && call.client.ended);
-            assert!(whole, "seed {seed}: application {index} saw an end too early");
+            let whole = calls
+                .iter()
+                .any(|call| call.client.to_send == app.got && call.client.ended);
+            assert!(
+                whole,
+                "seed {seed}: application {index} saw an end too early"
+            );
         }
     }
     if !resets {
-        assert!(calls.iter().all(|call| call.client.saw_end), "seed {seed}: an orderly connection was reset");
+        assert!(
+            calls.iter().all(|call| call.client.saw_end),
+            "seed {seed}: an orderly connection was reset"
+        );
         assert_eq!(servers.len(), calls.len(), "seed {seed}");
     }
     for index in [CLIENT, SERVER] {
-        assert_eq!(pair.workers[index].links.len(), 0, "seed {seed}: links left on worker {index}");
+        assert_eq!(
+            pair.workers[index].links.len(),
+            0,
+            "seed {seed}: links left on worker {index}"
+        );
     }
     let tunnels = pair.workers[CLIENT].tunnels.len() + pair.workers[SERVER].tunnels.len();
     let open = pair.net.borrow().open_of(CLIENT) + pair.net.borrow().open_of(SERVER);

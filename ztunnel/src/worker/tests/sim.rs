@@ -68,13 +68,21 @@ pub(super) type Shared = Rc<RefCell<Net>>;
 
 impl Net {
     fn push(&mut self, end: usize, change: impl Fn(&mut Ready)) {
-        let Some(token) = self.ends[end].token else { return };
+        let Some(token) = self.ends[end].token else {
+            return;
+        };
         let owner = self.ends[end].owner;
         let events = self.events.entry(owner).or_default();
         if let Some(known) = events.iter_mut().find(|event| event.token == token) {
             return change(known);
         }
-        let mut event = Ready { token, readable: false, writable: false, ended: false, error: false };
+        let mut event = Ready {
+            token,
+            readable: false,
+            writable: false,
+            ended: false,
+            error: false,
+        };
         change(&mut event);
         events.push(event);
     }
@@ -84,11 +92,19 @@ impl Net {
     }
 
     pub(super) fn has_events(&self, owner: usize) -> bool {
-        self.events.get(&owner).is_some_and(|events| !events.is_empty())
+        self.events
+            .get(&owner)
+            .is_some_and(|events| !events.is_empty())
     }
 
     pub(super) fn listen(&mut self, owner: usize, at: SocketAddr) -> SocketAddr {
-        self.listeners.insert(at, Listener { owner, ..Listener::default() });
+        self.listeners.insert(
+            at,
+            Listener {
+                owner,
+                ..Listener::default()
+            },
+        );
         at
     }
 
@@ -105,7 +121,11 @@ impl Net {
         let id = self.ends.len();
         let silent = self.silent.contains(&to);
         let listening = self.listeners.contains_key(&to);
-        let room = if self.send_buffer == 0 { 64 << 10 } else { self.send_buffer };
+        let room = if self.send_buffer == 0 {
+            64 << 10
+        } else {
+            self.send_buffer
+        };
         let end = |owner, peer, local, remote| End {
             peer,
             owner,
@@ -125,7 +145,10 @@ impl Net {
             connected: listening && !silent,
             written: 0,
         };
-        let peer_owner = self.listeners.get(&to).map_or(TEST, |listener| listener.owner);
+        let peer_owner = self
+            .listeners
+            .get(&to)
+            .map_or(TEST, |listener| listener.owner);
         self.ends.push(end(owner, id + 1, local, to));
         self.ends.push(end(peer_owner, id, to, local));
         if silent {
@@ -138,7 +161,13 @@ impl Net {
             Some(listener) => {
                 listener.backlog.push_back(id + 1);
                 if let Some(token) = listener.token {
-                    let event = Ready { token, readable: true, writable: false, ended: false, error: false };
+                    let event = Ready {
+                        token,
+                        readable: true,
+                        writable: false,
+                        ended: false,
+                        error: false,
+                    };
                     self.events.entry(listener.owner).or_default().push(event);
                 }
             }
@@ -173,7 +202,9 @@ impl Net {
         let mut moved = n > 0;
         let bytes: Vec<u8> = self.ends[from].out.drain(..n).collect();
         self.ends[to].inbox.extend(bytes);
-        let fin = self.ends[from].fin_out && self.ends[from].out.is_empty() && !self.ends[from].fin_delivered;
+        let fin = self.ends[from].fin_out
+            && self.ends[from].out.is_empty()
+            && !self.ends[from].fin_delivered;
         if fin {
             self.ends[from].fin_delivered = true;
             self.ends[to].fin_in = true;
@@ -207,13 +238,12 @@ impl Net {
         self.ends.len()
     }
 
-    pub(super) fn is_open(&self, sock: Sock) -> bool {
-        !self.ends[sock.0].closed
-    }
-
     /// What a worker holds open: a leak shows here.
     pub(super) fn open_of(&self, owner: usize) -> usize {
-        self.ends.iter().filter(|end| end.owner == owner && !end.closed && end.token.is_some()).count()
+        self.ends
+            .iter()
+            .filter(|end| end.owner == owner && !end.closed && end.token.is_some())
+            .count()
     }
 
     pub(super) fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
@@ -223,7 +253,11 @@ impl Net {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if end.inbox.is_empty() {
-            return if end.fin_in { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            return if end.fin_in {
+                Ok(0)
+            } else {
+                Err(io::ErrorKind::WouldBlock.into())
+            };
         }
         let n = into.len().min(end.inbox.len());
         for (place, byte) in into.iter_mut().zip(end.inbox.drain(..n)) {
@@ -242,7 +276,11 @@ impl Net {
         end.out.extend(&bytes[..n]);
         end.written += n;
         end.wants_room |= n < bytes.len();
-        if n == 0 && !bytes.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+        if n == 0 && !bytes.is_empty() {
+            Err(io::ErrorKind::WouldBlock.into())
+        } else {
+            Ok(n)
+        }
     }
 
     pub(super) fn end(&mut self, sock: Sock) {
@@ -303,9 +341,16 @@ impl Io for SimIo {
         self.net.borrow().ends[socket.0].original
     }
 
-    fn dial(&mut self, _pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<Sock> {
+    fn dial(
+        &mut self,
+        _pod: &Pod,
+        destination: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> io::Result<Sock> {
         let from = source.unwrap_or(IpAddr::from([10, 0, 0, 1]));
-        self.net.borrow_mut().connect(self.owner, from, destination, None)
+        self.net
+            .borrow_mut()
+            .connect(self.owner, from, destination, None)
     }
 
     fn take_error(&mut self, socket: &Sock) -> Option<io::Error> {
@@ -337,7 +382,12 @@ impl Io for SimIo {
     }
 
     fn register_listener(&mut self, listener: &SocketAddr, token: Token) -> io::Result<()> {
-        self.net.borrow_mut().listeners.get_mut(listener).expect("listen first").token = Some(token);
+        self.net
+            .borrow_mut()
+            .listeners
+            .get_mut(listener)
+            .expect("listen first")
+            .token = Some(token);
         Ok(())
     }
 

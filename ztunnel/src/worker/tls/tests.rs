@@ -16,14 +16,23 @@ struct End {
 
 impl End {
     fn new(tls: Tls) -> Self {
-        Self { tls, plain: Vec::new(), out: Outgoing::default(), state: Opened::default() }
+        Self {
+            tls,
+            plain: Vec::new(),
+            out: Outgoing::default(),
+            state: Opened::default(),
+        }
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
         let mut rx = vec![0; MAX_HELD + bytes.len()];
         let held = self.tls.resume(&mut rx);
         rx[held..held + bytes.len()].copy_from_slice(bytes);
-        self.state = self.tls.open(&mut rx[..held + bytes.len()], &mut self.plain, &mut self.out)?;
+        self.state = self.tls.open(
+            &mut rx[..held + bytes.len()],
+            &mut self.plain,
+            &mut self.out,
+        )?;
         Ok(())
     }
 
@@ -66,9 +75,14 @@ fn the_handshake_succeeds_in_any_segmentation_and_holds_nothing_afterwards() {
     for piece in [1, 7, 100, 1 << 20] {
         let (mut client, mut server) = pair();
         settle(&mut client, &mut server, piece).unwrap();
-        assert!(client.state.established && server.state.established, "pieces of {piece}");
+        assert!(
+            client.state.established && server.state.established,
+            "pieces of {piece}"
+        );
         assert_eq!((client.tls.held(), server.tls.held()), (0, 0));
-        assert!(client.tls.peer_certificates().is_some() && server.tls.peer_certificates().is_some());
+        assert!(
+            client.tls.peer_certificates().is_some() && server.tls.peer_certificates().is_some()
+        );
     }
 }
 

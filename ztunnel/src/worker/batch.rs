@@ -1,0 +1,160 @@
+//! Fills one send batch of a tunnel: control frames, and application bytes read straight behind their DATA headers.
+
+use std::io::{self, IoSliceMut};
+
+use hbone::proto::DATA_HEADER;
+
+use super::buffers::Buffers;
+use super::io::Io;
+use super::link::{Far, Link};
+use super::slots::Key;
+use super::state::Worker;
+use super::tls::RECORD;
+use super::tunnel::Tunnel;
+
+/// Application bytes per DATA frame: with its header exactly one record.
+const FRAME: usize = RECORD - DATA_HEADER;
+/// A read beyond this size says that a larger one will pay.
+const LARGE: usize = 12_000;
+/// Frames per read of a bulk stream: 256 KiB, so that its neighbours get their turn within one batch.
+const BURST: usize = 16;
+/// A batch with less room than this is sent first.
+const MIN_ROOM: usize = 2048;
+
+impl<I: Io> Worker<I> {
+    /// Fills the batch of one tunnel: control frames, then the bytes of its ready streams in turn.
+    pub(super) fn fill(&mut self, key: Key, io: &mut I) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
+        for _ in 0..tunnel.ready.len() + 2 * BURST {
+            control_frames(tunnel, &mut self.buffers);
+            if self.buffers.batch_room() < MIN_ROOM {
+                break;
+            }
+            let Some(link_key) = tunnel.ready.pop_front() else {
+                break;
+            };
+            let Some(link) = self.links.get_mut(link_key) else {
+                continue;
+            };
+            link.queued = false;
+            match read_stream(tunnel, link, &mut self.buffers, io) {
+                Turn::More => {
+                    link.queued = true;
+                    tunnel.ready.push_back(link_key);
+                }
+                Turn::Empty => {}
+                Turn::Ended => self.queues.settled.push((link_key, None)),
+                Turn::Failed(fault) => self.queues.settled.push((link_key, Some(fault))),
+            }
+        }
+        control_frames(tunnel, &mut self.buffers);
+        for (link, fault) in std::mem::take(&mut self.queues.settled) {
+            match fault {
+                Some(fault) => self.near_failed(link, &fault, io),
+                None => self.finish_link(link, io),
+            }
+        }
+    }
+}
+
+/// What a stream's turn came to.
+enum Turn {
+    /// It may have more.
+    More,
+    /// It has nothing, or no credit; an event or credit brings it back.
+    Empty,
+    /// End of file, passed on.
+    Ended,
+    Failed(io::Error),
+}
+
+/// Control frames keep their place: they go before the next DATA.
+fn control_frames<S>(tunnel: &mut Tunnel<S>, buffers: &mut Buffers) {
+    let Some(h2) = &mut tunnel.h2 else { return };
+    let output = h2.output();
+    if !output.is_empty() {
+        buffers.batch.room(output.len())[..output.len()].copy_from_slice(output);
+        buffers.batch.grow(output.len());
+        output.clear();
+    }
+}
+
+/// Reads a link's socket straight behind DATA headers in the batch.
+fn read_stream<I: Io>(
+    tunnel: &mut Tunnel<I::Socket>,
+    link: &mut Link<I::Socket>,
+    buffers: &mut Buffers,
+    io: &mut I,
+) -> Turn {
+    let (Some(h2), Far::Stream { stream, .. }) = (&mut tunnel.h2, &link.far) else {
+        return Turn::Empty;
+    };
+    let (stream, credit) = (*stream, h2.sendable(*stream));
+    if credit == 0 {
+        return Turn::Empty;
+    }
+    let Some(socket) = &link.near.socket else {
+        return Turn::Empty;
+    };
+    let frames = if link.bulk { BURST } else { 1 };
+    let start = buffers.batch_room();
+    let room = &mut buffers.batch.room(start)[..start];
+    let (n, wanted) = match read_frames(room, (credit, frames), socket, io) {
+        Ok(read) => read,
+        Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+            link.near.readable = false;
+            return Turn::Empty;
+        }
+        Err(fault) => return Turn::Failed(fault),
+    };
+    if n == 0 {
+        link.near.eof = true;
+        link.end_sent = true;
+        h2.end(stream);
+        return Turn::Ended;
+    }
+    let mut left = n;
+    let mut at = 0;
+    while left > 0 {
+        let len = left.min(FRAME);
+        room[at..at + DATA_HEADER].copy_from_slice(&h2.data_header(stream, len, false));
+        at += DATA_HEADER + len;
+        left -= len;
+    }
+    buffers.batch.grow(at);
+    link.count_from_near(n);
+    link.bulk = n > LARGE;
+    if n < wanted && !link.near.ended {
+        // Edge-triggered: later bytes make a new event, unless the event was the FIN that we know of.
+        link.near.readable = false;
+        return Turn::Empty;
+    }
+    Turn::More
+}
+
+/// One read into the payload places of up to `frames` frames. Returns bytes read and bytes asked for.
+fn read_frames<I: Io>(
+    room: &mut [u8],
+    (credit, frames): (usize, usize),
+    socket: &I::Socket,
+    io: &mut I,
+) -> io::Result<(usize, usize)> {
+    if frames == 1 {
+        let wanted = credit.min(FRAME).min(room.len() - DATA_HEADER);
+        return Ok((
+            io.read(socket, &mut room[DATA_HEADER..DATA_HEADER + wanted])?,
+            wanted,
+        ));
+    }
+    let mut slices: [IoSliceMut<'_>; BURST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+    let (mut rest, mut wanted, mut count) = (room, 0, 0);
+    while count < frames && wanted < credit && rest.len() > DATA_HEADER {
+        let len = (credit - wanted).min(FRAME).min(rest.len() - DATA_HEADER);
+        let (frame, behind) = rest.split_at_mut(DATA_HEADER + len);
+        slices[count] = IoSliceMut::new(&mut frame[DATA_HEADER..]);
+        (rest, wanted, count) = (behind, wanted + len, count + 1);
+    }
+    Ok((io.read_vectored(socket, &mut slices[..count])?, wanted))
+}
