@@ -44,6 +44,12 @@ pub enum CertificateError {
     /// The leaf does not name a SPIFFE identity.
     #[error("leaf certificate: {0}")]
     Identity(#[from] PeerError),
+    /// None of the roots can be used.
+    #[error("certificate chain: its last entry holds no usable root")]
+    NoRoots,
+    /// The leaf's life is over, by our clock.
+    #[error("leaf certificate: expired on arrival; do the clocks agree?")]
+    Expired,
     /// TLS refuses the chain, key or roots.
     #[error("certificate is not usable for TLS")]
     Tls(#[source] rustls::Error),
@@ -80,8 +86,9 @@ impl Certificate {
         let identity = peer::leaf_identity(leaf)?;
         let facts = LeafFacts::read(leaf)?;
         let mut store = RootCertStore::empty();
-        for root in &roots {
-            store.add(root.clone()).map_err(CertificateError::Tls)?;
+        // A bundle of many roots may hold one that cannot be read; none at all is a fault.
+        if store.add_parsable_certificates(roots.iter().cloned()).0 == 0 {
+            return Err(CertificateError::NoRoots);
         }
         let store = Arc::new(store);
         let provider = tls::provider(groups);

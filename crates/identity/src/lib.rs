@@ -5,11 +5,13 @@
 //! * [`key`]: P-256 keys and certificate requests. * [`certificate`]: a certificate with its TLS configs.
 //! * [`peer`]: the strict SPIFFE check. * [`rotation`]: when to ask for the next one (pure).
 //! * [`store`]: keeps many identities fresh. * [`ca`]: client of `IstioCertificateService`.
+//! * [`handshake`]: TLS and the peer's identity over any tokio stream, within a deadline.
 //! * [`grpc`]: the channel to a control plane. * [`issue`]: signing, for the control plane's CA and tests.
 
 pub mod ca;
 pub mod certificate;
 pub mod grpc;
+pub mod handshake;
 pub mod issue;
 pub mod key;
 pub mod peer;

@@ -325,6 +325,3 @@ fn send(requests: &Requests, node: &Node, mut request: DeltaDiscoveryRequest, fi
     request.node = first.then(|| node.clone());
     let _ = requests.send(request);
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,17 +1,18 @@
 //! The one future that works for a [`super::Store`]: starts fetches, takes their outcome, sleeps until
 //! the next renewal. Spawned by the owner of the store.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh::identity::Identity;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::{Change, PARALLEL, Priority, Shared, plan};
 use crate::ca::{Authority, CaError};
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, CertificateError};
 
 /// The time of day may jump; it is looked at this often at least.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -22,14 +23,12 @@ pub struct Driver {
     authority: Arc<dyn Authority>,
     on_change: Box<dyn Fn(Change) + Send>,
     /// The fetches in flight. They end with the driver.
-    running: JoinSet<Outcome>,
+    running: JoinSet<Fetched>,
+    /// Whose they are: identity and epoch of its entry.
+    fetches: HashMap<Id, (Identity, u64)>,
 }
 
-struct Outcome {
-    identity: Identity,
-    epoch: u64,
-    result: Result<Certificate, CaError>,
-}
+type Fetched = Result<Certificate, CaError>;
 
 impl Driver {
     pub(super) fn new(
@@ -42,6 +41,7 @@ impl Driver {
             authority,
             on_change,
             running: JoinSet::new(),
+            fetches: HashMap::new(),
         }
     }
 
@@ -52,7 +52,7 @@ impl Driver {
             let wait = self.start_due();
             tokio::select! {
                 () = &mut stop => return,
-                Some(outcome) = self.running.join_next() => self.take(outcome),
+                Some(outcome) = self.running.join_next_with_id() => self.take(outcome),
                 () = self.shared.wake.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
@@ -72,48 +72,34 @@ impl Driver {
             entry.fetching = true;
             let epoch = entry.epoch;
             let fetch = self.authority.issue(&identity);
-            self.running.spawn(async move {
-                Outcome {
-                    identity,
-                    epoch,
-                    result: fetch.await,
-                }
-            });
+            let task = self.running.spawn(fetch).id();
+            self.fetches.insert(task, (identity, epoch));
         }
         wait.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
-    fn take(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
-        match outcome {
-            Ok(outcome) => self.record(outcome),
-            // A fetch that panicked tells us not whose it was: all in flight may be asked again.
+    fn take(&mut self, outcome: Result<(Id, Fetched), JoinError>) {
+        let (id, result) = match outcome {
+            Ok((id, result)) => (id, result),
             Err(error) => {
                 tracing::error!(%error, "a certificate fetch ended abnormally");
-                self.running.abort_all();
-                self.running = JoinSet::new();
-                for entry in self.shared.lock().values_mut().filter(|e| e.fetching) {
-                    entry.fetching = false;
-                    entry
-                        .rotation
-                        .failed((self.shared.clock)(), &mut rand::rng());
-                }
+                let text = "the fetch ended abnormally".to_owned();
+                (error.id(), Err(CaError::Refused(text)))
             }
+        };
+        if let Some((identity, epoch)) = self.fetches.remove(&id) {
+            self.record(identity, epoch, result);
         }
     }
 
-    fn record(&self, outcome: Outcome) {
-        let Outcome {
-            identity,
-            epoch,
-            result,
-        } = outcome;
+    fn record(&self, identity: Identity, epoch: u64, result: Fetched) {
         let now = (self.shared.clock)();
         let mut entries = self.shared.lock();
         let Some(entry) = entries.get_mut(&identity).filter(|e| e.epoch == epoch) else {
             return; // forgotten meanwhile
         };
         entry.fetching = false;
-        let change = match result {
+        let change = match result.and_then(|certificate| alive(certificate, now)) {
             Ok(certificate) => {
                 let (from, to) = (certificate.not_before(), certificate.not_after());
                 entry.rotation.issued(from, to, now, &mut rand::rng());
@@ -141,6 +127,14 @@ impl Driver {
         drop(entries);
         (self.on_change)(change);
     }
+}
+
+/// Refuses a certificate whose life is over on arrival.
+fn alive(certificate: Certificate, now: SystemTime) -> Result<Certificate, CaError> {
+    if certificate.not_after() <= now {
+        return Err(CertificateError::Expired.into());
+    }
+    Ok(certificate)
 }
 
 impl Drop for Driver {

@@ -53,9 +53,13 @@ impl Authority for Authorised {
             }
             let key = Key::generate()?;
             let now = (authority.clock)();
+            let (begin, ttl) = match authority.ttl {
+                Duration::ZERO => (now - HOUR, HOUR),
+                ttl => (now, ttl),
+            };
             let chain = authority
                 .issuer
-                .sign_key(&key, &identity, now, authority.ttl)
+                .sign_key(&key, &identity, begin, ttl)
                 .unwrap();
             Ok(Certificate::from_chain(key, &chain, KeyExchange::Standard)?)
         })
@@ -283,4 +287,61 @@ async fn when_the_driver_ends_nobody_waits() {
         .certificate(&name(2), Priority::RealTime)
         .await
         .unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_over_on_arrival_is_a_failure() {
+    let mut bench = bench(Duration::ZERO);
+    bench.authority.gate.add_permits(1);
+    let error = bench
+        .store
+        .certificate(&name(1), Priority::RealTime)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("expired on arrival; do the clocks agree?"),
+        "{error}"
+    );
+    bench.failed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_panics_is_a_failure_of_its_identity_alone() {
+    /// Panics for one identity.
+    struct Rash(Authorised);
+
+    impl Authority for Rash {
+        fn issue(&self, identity: &Identity) -> Issuing {
+            let good = self.0.issue(identity);
+            let rash = *identity == name(1);
+            Box::pin(async move {
+                assert!(!rash, "as scripted");
+                good.await
+            })
+        }
+    }
+
+    let bench = bench(HOUR);
+    bench.authority.gate.add_permits(1);
+    let authority = Rash(Authorised(bench.authority.clone()));
+    let (store, driver) = Store::new(Arc::new(authority), |_| {});
+    let work = async {
+        let (one, two) = (name(1), name(2));
+        let (rash, good) = tokio::join!(
+            store.certificate(&one, Priority::RealTime),
+            store.certificate(&two, Priority::RealTime)
+        );
+        assert!(
+            rash.unwrap_err()
+                .to_string()
+                .ends_with("the fetch ended abnormally")
+        );
+        good.unwrap();
+    };
+    tokio::select! {
+        () = driver.run(std::future::pending()) => {}
+        () = work => {}
+    }
 }
