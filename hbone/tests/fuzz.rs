@@ -1,5 +1,5 @@
-//! Every parser that reads peer bytes, on arbitrary ones: no panic, no spin, no growth. `cargo test` runs a few
-//! thousand random inputs; `cargo bolero test` runs the same targets for as long as wanted.
+//! Every parser that reads peer bytes, on arbitrary ones: no panic, no spin, no growth. `cargo test` runs
+//! 10,000 random inputs each (HBONE_FUZZ_CASES); `cargo bolero test` runs the same targets for as long as wanted.
 
 use causeway_hbone as hbone;
 use hbone::headers::{Authority, Baggage, ConnectRequest, ConnectResponse, Forwarded, Traceparent};
@@ -7,6 +7,13 @@ use hbone::proto::{Config, Connection, Event};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+fn cases() -> usize {
+    std::env::var("HBONE_FUZZ_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(10_000)
+}
 
 /// Feeds bytes in pieces and does what a driver would.
 fn drive(mut connection: Connection, bytes: &[u8], piece: usize) {
@@ -97,7 +104,7 @@ fn client(bytes: &[u8]) -> (Connection, Vec<u8>) {
 #[test]
 fn arbitrary_bytes_never_break_a_connection() {
     bolero::check!()
-        .with_iterations(4000)
+        .with_iterations(cases())
         .for_each(|input: &[u8]| {
             let piece = input.first().map_or(1, |byte| 1 + *byte as usize % 64);
             drive(Connection::server(Config::server()), input, piece);
@@ -111,7 +118,7 @@ fn arbitrary_bytes_never_break_a_connection() {
 fn arbitrary_frames_never_break_a_connection() {
     bolero::check!()
         .with_max_len(2000)
-        .with_iterations(4000)
+        .with_iterations(cases())
         .for_each(|input: &[u8]| {
             let piece = input.first().map_or(1, |byte| 1 + *byte as usize % 64);
             let bytes = framed(input);
@@ -125,7 +132,7 @@ fn arbitrary_frames_never_break_a_connection() {
 fn arbitrary_header_blocks_never_break_hpack() {
     bolero::check!()
         .with_max_len(4000)
-        .with_iterations(6000)
+        .with_iterations(cases())
         .for_each(|input: &[u8]| {
             let mut bytes = Vec::new();
             for (i, block) in input.chunks(1 + input.len() / 3).enumerate() {
@@ -141,7 +148,7 @@ fn arbitrary_header_blocks_never_break_hpack() {
 #[test]
 fn arbitrary_header_values_parse_to_what_they_are_written_as() {
     bolero::check!()
-        .with_iterations(10_000)
+        .with_iterations(cases())
         .for_each(|input: &[u8]| {
             let text = String::from_utf8_lossy(input);
             if let Ok(authority) = text.parse::<Authority>() {

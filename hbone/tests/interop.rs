@@ -10,7 +10,8 @@ use causeway_hbone as hbone;
 use hbone::headers::{ConnectRequest, ConnectResponse};
 use hbone::proto::{Config, ErrorCode};
 use hbone::tokio::{Error, Stream, client, server};
-use support::{Chunked, Plan, Rng, Table, budget, small_windows};
+use std::sync::atomic::Ordering;
+use support::{CHECKED, Chunked, Plan, Rng, Table, budget, small_windows};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -285,7 +286,11 @@ async fn our_client_and_the_h2_server_carry_every_byte() {
         let done = our_client_against_h2(1, Config::client()).await;
         done + our_client_against_h2(2, small_windows(Config::client())).await
     };
-    println!("{} tunnels", LocalSet::new().run_until(run).await);
+    let done = LocalSet::new().run_until(run).await;
+    println!(
+        "{done} tunnels, {} bytes compared so far",
+        CHECKED.load(Ordering::Relaxed)
+    );
 }
 
 #[tokio::test]
@@ -294,5 +299,9 @@ async fn the_h2_client_and_our_server_carry_every_byte() {
         let done = h2_client_against_us(3, Config::server()).await;
         done + h2_client_against_us(4, small_windows(Config::server())).await
     };
-    println!("{} tunnels", LocalSet::new().run_until(run).await);
+    let done = LocalSet::new().run_until(run).await;
+    println!(
+        "{done} tunnels, {} bytes compared so far",
+        CHECKED.load(Ordering::Relaxed)
+    );
 }

@@ -169,9 +169,10 @@ async fn a_slow_reader_holds_its_writer_and_not_its_neighbour() {
             stuck.shutdown().await.expect("shutdown");
             stuck
         });
+        let mut part = vec![2; 10_000];
         for _ in 0..100 {
-            client.write_all(&[2; 10_000]).await.expect("write");
-            server.read_exact(&mut [0; 10_000]).await.expect("read");
+            client.write_all(&part).await.expect("write");
+            server.read_exact(&mut part).await.expect("read");
         }
         assert!(!writer.is_finished());
         let mut all = Vec::new();

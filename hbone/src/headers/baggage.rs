@@ -67,7 +67,7 @@ impl Baggage {
             };
             // W3C properties follow a `;`; upstream never writes them and no name can hold one.
             let value = value.split(';').next().unwrap_or_default().trim();
-            if value.is_empty() {
+            if value.is_empty() || value.chars().any(char::is_control) {
                 continue;
             }
             baggage.put(key.trim(), percent_decoded(value));

@@ -302,8 +302,8 @@ impl Connection {
     /// Whether no stream of this number was ever opened.
     pub(super) fn is_unopened(&self, id: u32) -> bool {
         match self.role {
-            Role::Client => id % 2 == 0 || id >= self.next_id,
-            Role::Server => id % 2 == 0 || id > self.last_id,
+            Role::Client => id.is_multiple_of(2) || id >= self.next_id,
+            Role::Server => id.is_multiple_of(2) || id > self.last_id,
         }
     }
 

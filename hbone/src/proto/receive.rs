@@ -70,15 +70,18 @@ impl Connection {
         &mut self,
         input: &mut &'a [u8],
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let result = self.advance(input);
-        if let Err(error) = result
-            && self.failure().is_none()
-        {
-            self.gone(error.code);
-            self.partial = Vec::new();
-            self.reading = Reading::Failed(error);
+        let error = match self.advance(input) {
+            Err(error) if self.failure().is_none() => error,
+            result => return result,
+        };
+        self.gone(error.code);
+        self.partial = Vec::new();
+        self.reading = Reading::Failed(error);
+        // Streams that ended with the last frame are reported first; then comes the error.
+        match self.next_pending() {
+            Some(event) => Ok(Some(event)),
+            None => Err(error),
         }
-        result
     }
 
     fn advance<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
@@ -106,19 +109,8 @@ impl Connection {
             match &mut self.reading {
                 Reading::Failed(error) => return Err(*error),
                 Reading::Preface(seen) => {
-                    let n = input.len().min(PREFACE.len() - *seen);
-                    let (part, rest) = input.split_at(n);
-                    if part != &PREFACE[*seen..*seen + n] {
-                        return Err(protocol("not an HTTP/2 preface"));
-                    }
-                    *seen += n;
-                    *input = rest;
-                    if *seen == PREFACE.len() {
-                        self.reading = Reading::Head {
-                            first: true,
-                            block: None,
-                        };
-                    }
+                    let seen = *seen;
+                    self.preface(seen, input)?;
                 }
                 Reading::Skip(left) => {
                     let n = input.len().min(*left as usize);
@@ -130,42 +122,75 @@ impl Connection {
                 }
                 Reading::Head { first, block } => {
                     let (first, block) = (*first, block.take());
-                    let bytes: Option<[u8; HEAD]> = match collect(&mut self.partial, input, HEAD) {
-                        Some(Collected::Here(bytes)) => bytes.first_chunk().copied(),
-                        Some(Collected::Joined(bytes)) => bytes.first_chunk().copied(),
-                        None => None,
-                    };
-                    let Some(bytes) = bytes else {
-                        self.reading = Reading::Head { first, block };
-                        continue;
-                    };
-                    if let Some(event) = self.begin(Head::parse(bytes), first, block)? {
+                    if let Some(event) = self.head(first, block, input)? {
                         return Ok(Some(event));
                     }
                 }
                 Reading::Payload { head, block } => {
                     let (head, block) = (*head, block.take());
-                    let needed = needed(head);
-                    let event = match collect(&mut self.partial, input, needed) {
-                        Some(Collected::Here(bytes)) => {
-                            self.reading = Reading::Skip(head.len - needed as u32);
-                            self.frame(head, bytes, block)?
-                        }
-                        Some(Collected::Joined(bytes)) => {
-                            self.reading = Reading::Skip(head.len - needed as u32);
-                            self.frame(head, &bytes, block)?
-                        }
-                        None => {
-                            self.reading = Reading::Payload { head, block };
-                            None
-                        }
-                    };
-                    if event.is_some() {
-                        return Ok(event);
+                    if let Some(event) = self.payload(head, block, input)? {
+                        return Ok(Some(event));
                     }
                 }
                 Reading::Data(_) => {}
             }
+        }
+    }
+
+    fn preface(&mut self, seen: usize, input: &mut &[u8]) -> Result<(), ProtocolError> {
+        let (part, rest) = input.split_at(input.len().min(PREFACE.len() - seen));
+        let end = seen + part.len();
+        if part != &PREFACE[seen..end] {
+            return Err(protocol("not an HTTP/2 preface"));
+        }
+        *input = rest;
+        self.reading = match end {
+            _ if end == PREFACE.len() => Reading::Head {
+                first: true,
+                block: None,
+            },
+            _ => Reading::Preface(end),
+        };
+        Ok(())
+    }
+
+    fn head(
+        &mut self,
+        first: bool,
+        block: Option<Box<Block>>,
+        input: &mut &[u8],
+    ) -> Result<Option<Event<'static>>, ProtocolError> {
+        let bytes: Option<[u8; HEAD]> = match collect(&mut self.partial, input, HEAD) {
+            Some(Collected::Here(bytes)) => bytes.first_chunk().copied(),
+            Some(Collected::Joined(bytes)) => bytes.first_chunk().copied(),
+            None => None,
+        };
+        match bytes {
+            Some(bytes) => self.begin(Head::parse(bytes), first, block),
+            None => {
+                self.reading = Reading::Head { first, block };
+                Ok(None)
+            }
+        }
+    }
+
+    fn payload(
+        &mut self,
+        head: Head,
+        block: Option<Box<Block>>,
+        input: &mut &[u8],
+    ) -> Result<Option<Event<'static>>, ProtocolError> {
+        let needed = needed(head);
+        let collected = collect(&mut self.partial, input, needed);
+        if collected.is_none() {
+            self.reading = Reading::Payload { head, block };
+            return Ok(None);
+        }
+        self.reading = Reading::Skip(head.len - needed as u32);
+        match collected {
+            Some(Collected::Here(bytes)) => self.frame(head, bytes, block),
+            Some(Collected::Joined(bytes)) => self.frame(head, &bytes, block),
+            None => Ok(None),
         }
     }
 
@@ -259,7 +284,7 @@ fn check_size(head: Head) -> Result<(), ProtocolError> {
         kind::PING => head.len == 8,
         kind::GOAWAY => head.len >= 8,
         kind::SETTINGS if head.has(flag::ACK) => head.len == 0,
-        kind::SETTINGS => head.len % 6 == 0,
+        kind::SETTINGS => head.len.is_multiple_of(6),
         _ => true,
     };
     if head.kind == kind::SETTINGS && head.len > MAX_SETTINGS {

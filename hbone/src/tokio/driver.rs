@@ -81,24 +81,34 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// Reads once. Ready(false): end of file.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(READ, 0);
-            let mut read = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-            if read.filled().is_empty() {
-                return Poll::Ready(Ok(false));
-            }
-            let mut state = self.shared.lock();
-            if self.ticked.elapsed() >= Duration::from_secs(1) {
-                self.ticked = Instant::now();
-                state.connection.tick();
-            }
-            if let Err(error) = state.receive(read.filled()) {
-                self.failed = Some(error);
-                state.close();
-            }
-            Poll::Ready(Ok(true))
-        })
+        // Taken, not borrowed: a carrier may itself be a tunnel whose driver is polled in here.
+        let mut buffer = BUFFER.take();
+        buffer.resize(READ, 0);
+        let result = self.poll_read_into(cx, &mut buffer);
+        BUFFER.set(buffer);
+        result
+    }
+
+    fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<bool>> {
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        if read.filled().is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        let mut state = self.shared.lock();
+        if self.ticked.elapsed() >= Duration::from_secs(1) {
+            self.ticked = Instant::now();
+            state.connection.tick();
+        }
+        if let Err(error) = state.receive(read.filled()) {
+            self.failed = Some(error);
+            state.close();
+        }
+        Poll::Ready(Ok(true))
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DriveError>> {

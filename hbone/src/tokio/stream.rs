@@ -136,7 +136,13 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(broken_pipe()));
         }
         // Before `send`: it leaves word that this slot waits.
-        slot.writer = Some(cx.waker().clone());
+        if !slot
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.will_wake(cx.waker()))
+        {
+            slot.writer = Some(cx.waker().clone());
+        }
         match state.send(self.slot, buf) {
             0 if !buf.is_empty() => Poll::Pending,
             n => Poll::Ready(Ok(n)),

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use causeway_hbone::headers::Authority;
@@ -63,6 +64,9 @@ impl Rng {
     }
 }
 
+/// Bytes that were compared, over all tests of this process.
+pub static CHECKED: AtomicU64 = AtomicU64::new(0);
+
 /// The bytes of all tunnels: slices of one random table, so that checking is a comparison of slices.
 pub struct Table(Vec<u8>);
 
@@ -84,6 +88,7 @@ impl Table {
     }
 
     pub fn check(&self, seed: usize, mut offset: usize, mut bytes: &[u8]) {
+        CHECKED.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         while !bytes.is_empty() {
             let expected = self.chunk(seed, offset, bytes.len());
             let (part, rest) = bytes.split_at(expected.len());

@@ -1,4 +1,5 @@
 //! Floods: each ends the connection with ENHANCE_YOUR_CALM after a bounded number of frames, bounded memory until then.
+#![allow(clippy::too_many_lines, reason = "tables: one line per flood")]
 
 use super::{Seen, connect, feed, frame, server};
 use crate::headers::ConnectResponse;

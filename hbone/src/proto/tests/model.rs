@@ -112,7 +112,7 @@ impl Side {
             return false;
         }
         let n = credit.min(left).min(max);
-        let end = n == left && max % 2 == 0;
+        let end = n == left && max.is_multiple_of(2);
         if n == 0 && !end && left > 0 {
             return false;
         }

@@ -1,4 +1,5 @@
 //! One table row per rule of RFC 9113 that a peer could break, and the flow control that `model` cannot reach.
+#![allow(clippy::too_many_lines, reason = "tables: one row per rule")]
 
 use super::{Seen, client, connect, connect_block, feed, frame, frames, request, server};
 use crate::headers::ConnectResponse;
