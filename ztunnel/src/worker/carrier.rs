@@ -142,7 +142,7 @@ impl<I: Io> Worker<I> {
             .map_or(Key::from_bits(0), |tunnel| tunnel.link_of(stream, key))
     }
 
-    fn peer_goes_away(&mut self, key: Key) {
+    pub(super) fn peer_goes_away(&mut self, key: Key) {
         self.leave_pool(key);
         if let Some(tunnel) = self.tunnels.get_mut(key) {
             tunnel.going_away = true;

@@ -44,8 +44,10 @@ pub(super) struct Link<S> {
     pub(super) queued: bool,
     /// Its last read was large: the next may be larger.
     pub(super) bulk: bool,
-    /// Went to a pooled tunnel that died before it answered, and tries once more.
+    /// Went to a pooled tunnel that died or refused the stream before the far side saw it, and tries once more.
     pub(super) retried: bool,
+    /// How often it looked for another tunnel.
+    pub(super) attempts: u8,
     /// Index in its tunnel's members.
     pub(super) member: u32,
     /// A policy that it needs is missing since then (live links only).
@@ -224,6 +226,7 @@ impl<S> Link<S> {
             queued: false,
             bulk: false,
             retried: false,
+            attempts: 0,
             member: 0,
             missing_since: None,
             facts: None,
@@ -249,5 +252,19 @@ impl<S> Link<S> {
                 false => facts.bytes.add_received(n),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_link_is_small() {
+        // What a connection costs beside its sockets and its facts; 1 KiB for both proxies together is the budget.
+        let size = std::mem::size_of::<Link<mio::net::TcpStream>>();
+        assert!(size <= 448, "{size} bytes per link");
+        let facts = std::mem::size_of::<Connection>();
+        assert!(facts <= 384, "{facts} bytes of facts");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use hbone::headers::{ConnectRequest, ConnectResponse, Forwarded, Traceparent};
+use hbone::proto::OpenError;
 use rand::RngExt;
 
 use super::api::{Ask, Direction, Notice, Reason};
@@ -13,6 +14,9 @@ use super::slots::Key;
 use super::state::Worker;
 use super::tunnel::{self, PoolKey};
 use crate::route::{self, Outbound, Plain, Route};
+
+/// How often a call may go to another tunnel: a dead one, then a full one, then it is over.
+const ATTEMPTS: u8 = 3;
 
 impl<I: Io> Worker<I> {
     /// A pod's connection was captured. `ends`: source and original destination.
@@ -108,6 +112,15 @@ impl<I: Io> Worker<I> {
     /// Links whose tunnel died under their unanswered CONNECT go to a fresh one.
     pub(super) fn retry_some(&mut self, io: &mut I) {
         for key in std::mem::take(&mut self.queues.retries) {
+            let Some(link) = self.links.get_mut(key) else {
+                continue;
+            };
+            if link.attempts >= ATTEMPTS {
+                let detail = "no tunnel to the next hop takes the stream".to_owned();
+                self.end_link(key, Reason::TunnelRefused, Some(detail), io);
+                continue;
+            }
+            link.attempts += 1;
             self.attach(key, io);
         }
     }
@@ -190,12 +203,9 @@ impl<I: Io> Worker<I> {
             return;
         };
         let Some(h2) = &mut tunnel.h2 else { return };
-        let Ok(stream) = h2.open(&request) else {
-            // Full or going away since it was chosen: look again, there or on a fresh one.
-            if let Some(link) = self.links.get_mut(key) {
-                link.far = Far::None;
-            }
-            return self.queues.retries.push(key);
+        let stream = match h2.open(&request) {
+            Ok(stream) => stream,
+            Err(fault) => return self.not_opened(key, on, fault),
         };
         h2.set_key(stream, key.to_bits());
         let member = tunnel.members.len() as u32;
@@ -210,6 +220,17 @@ impl<I: Io> Worker<I> {
         }
         self.set_link_alarm(key, self.settings.deadlines.connect);
         self.queue_tunnel(on);
+    }
+
+    /// The tunnel was full or going away: look again, there or on a fresh one; a second time is the end.
+    fn not_opened(&mut self, key: Key, on: Key, fault: OpenError) {
+        if fault != OpenError::StreamLimit {
+            self.peer_goes_away(on);
+        }
+        if let Some(link) = self.links.get_mut(key) {
+            link.far = Far::None;
+            self.queues.retries.push(key);
+        }
     }
 
     /// The far proxy answered our CONNECT.

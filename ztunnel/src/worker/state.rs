@@ -18,10 +18,12 @@ use super::link::Link;
 use super::pods::PodState;
 use super::slots::{Key, Slots};
 use super::timers::Timers;
-use super::tunnel::{Act, PoolKey, Tunnel};
+use super::tunnel::{Act, Phase, PoolKey, Tunnel};
 
 /// Notices that may wait for control before this worker stops accepting.
 const MAX_NOTICES: usize = 65_536;
+/// Handshake turns per step: each costs up to half a millisecond, and bytes of others wait meanwhile.
+const HANDSHAKES: usize = 4;
 
 /// All state of one worker.
 pub(super) struct Worker<I: Io> {
@@ -135,10 +137,21 @@ impl<I: Io> Worker<I> {
             };
             self.run_relay(key, io);
         }
+        let mut handshakes = HANDSHAKES;
         for _ in 0..self.queues.tunnels.len() {
             let Some(key) = self.queues.tunnels.pop_front() else {
                 break;
             };
+            let shaking =
+                |tunnel: &Tunnel<I::Socket>| tunnel.phase == Phase::Handshake && tunnel.readable;
+            if self.tunnels.get(key).is_some_and(shaking) {
+                if handshakes == 0 {
+                    // Public-key work: the rest after a look for events of those who only want to copy.
+                    self.queues.tunnels.push_back(key);
+                    continue;
+                }
+                handshakes -= 1;
+            }
             self.run_tunnel(key, io);
         }
         self.drain_deadline(io);
