@@ -1,12 +1,13 @@
 //! Two connections back to back, and a peer written by hand for everything an honest one would not do.
 
 mod abuse;
+mod flow;
 mod model;
 mod rules;
 
-use super::frame::{self, kind};
-use super::{Config, Connection, ErrorCode, Event, ProtocolError};
-use crate::headers::{Authority, ConnectRequest};
+use super::frame::{self, kind, write_settings};
+use super::{Config, Connection, ErrorCode, Event, ProtocolError, StreamId};
+use crate::headers::{Authority, ConnectRequest, ConnectResponse};
 
 /// What an event was, without its borrow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,4 +107,29 @@ pub(crate) fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
         bytes = rest;
     }
     frames
+}
+
+/// The first request of a server that was fed one, not yet answered.
+pub(crate) fn requested(server: &mut Connection, id: u32) -> StreamId {
+    let bytes = connect(id);
+    let mut input = &bytes[..];
+    match server.receive(&mut input) {
+        Ok(Some(Event::Request { stream, .. })) => stream,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A server with stream 1 open and answered.
+pub(crate) fn tunnel(config: Config) -> (Connection, StreamId) {
+    let mut server = server(config);
+    let stream = requested(&mut server, 1);
+    server.respond(stream, &ConnectResponse::ok(), false);
+    server.output().clear();
+    (server, stream)
+}
+
+pub(crate) fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_settings(&mut bytes, entries);
+    bytes
 }
