@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::{
     config::{
-        core::v3::TrafficDirection,
+        core::v3::{Http2ProtocolOptions, TrafficDirection},
         listener::v3::{
             Filter, FilterChain, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
             listener_filter_chain_match_predicate::{MatchSet, Rule},
@@ -44,6 +44,7 @@ use super::{
     route::{self, Routes},
 };
 
+const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 /// First bytes that the TLS inspector waits for.
 const TLS_BUFFER: u32 = 512;
 
@@ -89,11 +90,9 @@ fn of_port(
                 p.port == port.number
                     && (p.name.starts_with("grpc-web") || p.app_protocol == "grpc-web")
             });
-            vec![manager(
-                port.number,
-                configuration,
-                http_filters(policies, grpc_web),
-            )]
+            let mut manager = manager(port.number, configuration, http_filters(policies, grpc_web));
+            manager.http2_protocol_options = port.is_http2().then(Http2ProtocolOptions::default);
+            vec![network_filter(MANAGER, &manager)]
         }
     };
     FilterChain {
@@ -120,7 +119,7 @@ fn direct_http(policies: &Policies) -> FilterChain {
         http_filters(policies, false),
     );
     FilterChain {
-        filters: vec![keep_destination(), manager],
+        filters: vec![keep_destination(), network_filter(MANAGER, &manager)],
         name: "direct-http".into(),
         ..FilterChain::default()
     }
@@ -182,12 +181,16 @@ fn http_filters(policies: &Policies, grpc_web: bool) -> Vec<HttpFilter> {
     filters
 }
 
-fn manager(port: u16, routes: RouteConfiguration, http_filters: Vec<HttpFilter>) -> Filter {
+fn manager(
+    port: u16,
+    routes: RouteConfiguration,
+    http_filters: Vec<HttpFilter>,
+) -> HttpConnectionManager {
     let request_id = UuidRequestIdConfig {
         use_request_id_for_trace_sampling: pack::flag(true),
         ..UuidRequestIdConfig::default()
     };
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: format!("inbound_0.0.0.0_{port};"),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
         http_filters,
@@ -206,8 +209,7 @@ fn manager(port: u16, routes: RouteConfiguration, http_filters: Vec<HttpFilter>)
             typed_config: Some(pack::any(&request_id)),
         }),
         ..HttpConnectionManager::default()
-    };
-    network_filter("envoy.filters.network.http_connection_manager", &manager)
+    }
 }
 
 /// Sniffing is turned off on ports where nothing is to be found out.
