@@ -15,6 +15,8 @@ use support::{CHECKED, Chunked, Plan, Rng, Table, budget, small_windows};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::{LocalSet, spawn_local};
 
+/// What the h2 client says of itself: it repeats, so that the encoder names it from its table.
+const BAGGAGE: &str = "k8s.cluster.name=c,k8s.namespace.name=ns,k8s.deployment.name=d";
 /// Tunnels at once.
 const PARALLEL: usize = 24;
 
@@ -245,6 +247,8 @@ async fn h2_client_against_us(seed: u64, config: Config) -> usize {
     let server_end = spawn_local(driver);
     spawn_local(async move {
         while let Some((request, responder)) = incoming.next().await {
+            let baggage = request.baggage.expect("baggage").to_string();
+            assert_eq!(baggage, BAGGAGE);
             let authority = request.authority.to_string();
             let plan = Plan::parse(authority.split(':').next().expect("a host"));
             let stream = responder.accept(&ConnectResponse::ok());
@@ -262,6 +266,7 @@ async fn h2_client_against_us(seed: u64, config: Config) -> usize {
                 .build()
                 .expect("a URI");
             let request = http::Request::builder()
+                .header("baggage", BAGGAGE)
                 .method(http::Method::CONNECT)
                 .uri(uri)
                 .body(());

@@ -18,12 +18,13 @@ pub fn budget() -> usize {
         .unwrap_or(24 << 20)
 }
 
-/// Windows that stand in the way all the time.
+/// Windows that stand in the way all the time, and a header table for the peer to use.
 pub fn small_windows(config: Config) -> Config {
     Config {
         stream_window: 20_000,
         connection_window: 65_535,
         max_frame_size: 16_384,
+        header_table_size: 4096,
         ..config
     }
 }
