@@ -52,6 +52,10 @@ impl<S: Source> Pushes<S> {
     /// The next push, an error that ends the stream, or `None` when the subscriber has left.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
+            // Nothing more is pushed once the control plane stops.
+            if self.stop.is_cancelled() {
+                return Some(Err(Status::unavailable("the control plane is stopping")));
+            }
             if let Some(subscriber) = &mut self.subscriber {
                 let view = subscriber.views.borrow_and_update().clone();
                 if let Some(push) = self.session.push(&view) {
@@ -65,9 +69,7 @@ impl<S: Source> Pushes<S> {
                 }
             };
             tokio::select! {
-                () = self.stop.cancelled() => {
-                    return Some(Err(Status::unavailable("the control plane is stopping")));
-                }
+                () = self.stop.cancelled() => {}
                 open = changed => if !open {
                     return Some(Err(Status::unavailable("the source of configuration has ended")));
                 },
