@@ -1,5 +1,8 @@
 //! Two nodes in one process over real sockets and real TLS: bytes, half-closes, resets, policy cuts, drain.
 
+// Helpers of tests may unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -1,8 +1,8 @@
 //! Two real workers groups ("nodes") in one process over loopback sockets: a caller's pod and a server's pod, with
 //! certificates of a test CA. The caller's listener stands on a service VIP, so that no redirect rule is needed.
 
-// Each test file uses its own part.
-#![allow(dead_code)]
+// Each test file uses its own part; and a failure of the harness is a failed test, also outside of test functions.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -152,7 +152,7 @@ fn run(seed: u64, plain: bool) {
                 .expect("no more dials than calls");
             let mut server = App::new(sock, 1000, &mut rng);
             server.to_send = (0..server.to_send.len())
-                .map(|i| (i * 13 >> 2) as u8)
+                .map(|i| ((i * 13) >> 2) as u8)
                 .collect();
             calls[free].server = Some(server);
         }
@@ -188,7 +188,7 @@ fn judge(seed: u64, pair: &Pair, calls: &[Call]) {
             app.sent,
             app.to_send.len()
         );
-        let expected = |i: usize| (i * 13 >> 2) as u8;
+        let expected = |i: usize| ((i * 13) >> 2) as u8;
         assert!(
             app.got.iter().enumerate().all(|(i, b)| *b == expected(i)),
             "seed {seed}: caller {index} altered"

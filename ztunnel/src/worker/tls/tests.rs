@@ -90,7 +90,7 @@ fn the_handshake_succeeds_in_any_segmentation_and_holds_nothing_afterwards() {
 fn bytes_arrive_whole_over_records_and_key_updates() {
     let (mut client, mut server) = pair();
     settle(&mut client, &mut server, 4096).unwrap();
-    let bytes: Vec<u8> = (0..300_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..300_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
     let mut sent = Vec::new();
     for (turn, part) in bytes.chunks(70_001).enumerate() {
         client.tls.seal(part, &mut client.out).unwrap();
