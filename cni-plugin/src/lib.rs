@@ -2,5 +2,9 @@
 //! (`cni-agent`), which decides which pods are in the mesh, captures their traffic and hands them to
 //! ztunnel. See docs/paths.md, path e.
 
+pub mod agent;
 pub mod apply;
+pub mod ask;
+pub mod enroll;
 pub mod rules;
+pub mod spec;

@@ -14,7 +14,7 @@ const BOTH: Options = Options {
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: rules in a network namespace need root");
+        println!("skipped: rules in a network namespace need root");
     }
     root
 }

@@ -1,2 +1,50 @@
-//! Entry point.
-fn main() {}
+//! `cni-agent`: reads the settings, sets up logs and signals, runs `cni_plugin::agent`.
+use std::process::ExitCode;
+
+use cni_plugin::agent::{self, Config};
+use runtime::admin::Common;
+use runtime::exit::Exit;
+use runtime::metrics::Registry;
+use runtime::{Readiness, Settings, Shutdown};
+
+fn main() -> ExitCode {
+    let mut settings = Settings::from_process();
+    let config = Config::read(&mut settings);
+    if let Err(faults) = settings.finish() {
+        return fail(Exit::BadSettings, &faults.to_string());
+    }
+    let logs = match runtime::logs::init(config.log_format, &config.log_filter) {
+        Ok(logs) => logs,
+        Err(error) => return fail(Exit::BadSettings, &error.to_string()),
+    };
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let tokio = match tokio {
+        Ok(tokio) => tokio,
+        Err(error) => return fail(Exit::Failed, &format!("cannot start: {error}")),
+    };
+    let outcome = tokio.block_on(async {
+        let shutdown = Shutdown::new();
+        runtime::shutdown::signals(&shutdown).map_err(|e| (Exit::Failed, e.into()))?;
+        let common = Common {
+            readiness: Readiness::new(),
+            metrics: Registry::new(),
+            logs: logs.clone(),
+            shutdown,
+        };
+        agent::run(config, common).await
+    });
+    logs.flush();
+    match outcome {
+        Ok(()) => Exit::Clean.into(),
+        Err((exit, error)) => fail(exit, &format!("{error:#}")),
+    }
+}
+
+fn fail(exit: Exit, text: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "cni-agent: {text}");
+    exit.into()
+}

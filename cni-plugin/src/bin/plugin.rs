@@ -1,2 +1,135 @@
-//! Entry point.
-fn main() {}
+//! `causeway-cni`: called by the container runtime for each pod. Reads the call, asks the node's
+//! agent, prints the previous result or an error. No state, no async, no decision of its own but
+//! one: when the agent is away, a pod that may be in the mesh does not start.
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use cni_plugin::ask::{Reply, Request, ask};
+use cni_plugin::spec::{Attachment, CniError, Code, Conf, PodRef, Verb, parse, versions};
+use serde_json::Value;
+use sys::Netns;
+
+fn main() -> ExitCode {
+    let mut stdin = Vec::new();
+    let read = std::io::stdin().read_to_end(&mut stdin);
+    let env = |name: &str| std::env::var(name).ok();
+    let outcome = match read {
+        Ok(_) => parse(&env, &stdin).map_err(|error| (error, String::new())),
+        Err(e) => Err((
+            CniError::new(Code::Io, "cannot read stdin").because(e),
+            String::new(),
+        )),
+    };
+    let outcome = outcome.and_then(|(verb, conf)| {
+        run(&verb, &conf).map_err(|error| (error, conf.cni_version.clone()))
+    });
+    match outcome {
+        Ok(answer) => {
+            answer.iter().for_each(print);
+            ExitCode::SUCCESS
+        }
+        Err((error, version)) => {
+            print(&error.to_json(&version));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(answer: &Value) {
+    // A runtime that closed our stdout cannot be told anything.
+    let _ = writeln!(std::io::stdout(), "{answer}");
+}
+
+/// What to print; `None` = nothing.
+fn run(verb: &Verb, conf: &Conf) -> Result<Option<Value>, CniError> {
+    match verb {
+        Verb::Version => Ok(Some(versions(conf))),
+        Verb::Gc => Ok(None),
+        Verb::Status => status(conf).map(|()| None),
+        Verb::Add(attachment) => add(attachment, conf).map(|()| Some(conf.result())),
+        Verb::Del(attachment) => del(attachment, conf).map(|()| None),
+        Verb::Check(attachment) => check(attachment, conf).map(|()| None),
+    }
+}
+
+/// The pod, unless it is none of the mesh's business.
+fn subject<'a>(attachment: &'a Attachment, conf: &Conf) -> Option<&'a PodRef> {
+    let pod = attachment.pod.as_ref()?;
+    (!conf.exclude_namespaces.contains(&pod.namespace)).then_some(pod)
+}
+
+fn add(attachment: &Attachment, conf: &Conf) -> Result<(), CniError> {
+    let Some(pod) = subject(attachment, conf) else {
+        return Ok(());
+    };
+    let path = attachment
+        .netns
+        .clone()
+        .expect("parse() requires CNI_NETNS for ADD");
+    let netns = Netns::open(&path).map_err(|e| {
+        let text = format!("cannot open CNI_NETNS={}", path.display());
+        CniError::new(Code::Io, text).because(e)
+    })?;
+    let container_id = attachment.container_id.clone();
+    let request = Request::Add {
+        container_id,
+        pod: pod.clone(),
+        netns: path,
+    };
+    use std::os::fd::AsFd;
+    expect_done(ask(
+        &conf.socket(),
+        &request,
+        Some(netns.as_fd()),
+        conf.timeout(),
+    )?)
+}
+
+fn del(attachment: &Attachment, conf: &Conf) -> Result<(), CniError> {
+    let Some(pod) = subject(attachment, conf) else {
+        return Ok(());
+    };
+    let container_id = attachment.container_id.clone();
+    let request = Request::Del {
+        container_id,
+        pod: pod.clone(),
+    };
+    match ask(&conf.socket(), &request, None, conf.timeout()) {
+        Ok(reply) => expect_done(reply),
+        Err(error) => {
+            // The namespace goes away with its rules, and the agent finds out by itself.
+            let _ = writeln!(
+                std::io::stderr(),
+                "causeway-cni: DEL goes on without the agent: {error}"
+            );
+            Ok(())
+        }
+    }
+}
+
+fn check(attachment: &Attachment, conf: &Conf) -> Result<(), CniError> {
+    let Some(pod) = subject(attachment, conf) else {
+        return Ok(());
+    };
+    let container_id = attachment.container_id.clone();
+    let request = Request::Check {
+        container_id,
+        pod: pod.clone(),
+    };
+    expect_done(ask(&conf.socket(), &request, None, conf.timeout())?)
+}
+
+fn status(conf: &Conf) -> Result<(), CniError> {
+    let reply = ask(&conf.socket(), &Request::Status, None, conf.timeout());
+    reply.and_then(expect_done).map_err(|mut error| {
+        error.code = Code::NotAvailable.number();
+        error
+    })
+}
+
+fn expect_done(reply: Reply) -> Result<(), CniError> {
+    match reply {
+        Reply::Done { .. } => Ok(()),
+        Reply::Failed { code, msg, details } => Err(CniError { code, msg, details }),
+    }
+}

@@ -8,7 +8,7 @@ use crate::Netns;
 pub(crate) fn root(what: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: {what} needs root");
+        println!("skipped: {what} needs root");
     }
     root
 }

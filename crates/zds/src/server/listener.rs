@@ -1,8 +1,9 @@
 //! The listening socket with its lock: a stale socket file is replaced, a live one is refused with
 //! the process that holds it, and no two processes can both believe they own the path. Called by the
 //! agent at start.
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sys::seqpacket;
@@ -11,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use super::BindError;
 use crate::socket::watched;
 
-/// A bound ZDS socket; dropping it removes the socket file and releases the lock.
+/// A bound seqpacket socket; dropping it removes the socket file and releases the lock.
 #[derive(Debug)]
 pub struct Listener {
     fd: AsyncFd<seqpacket::Listener>,
@@ -56,6 +57,8 @@ impl Listener {
             _ => {}
         }
         let socket = seqpacket::Listener::bind(path).map_err(fault)?;
+        // Pods' namespaces pass through here: for root alone.
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fault)?;
         let fd = watched(socket).map_err(fault)?;
         Ok(Self {
             fd,
@@ -64,7 +67,12 @@ impl Listener {
         })
     }
 
-    pub(super) async fn accept(&self) -> io::Result<seqpacket::Connection> {
+    /// The next connection. The ZDS server calls it itself; whoever uses the listener for another
+    /// protocol may too. Cancel safe.
+    ///
+    /// # Errors
+    /// What `accept` says; the listener usually stays usable.
+    pub async fn accept(&self) -> io::Result<seqpacket::Connection> {
         loop {
             let mut ready = self.fd.readable().await?;
             if let Ok(accepted) = ready.try_io(|inner| inner.get_ref().accept()) {

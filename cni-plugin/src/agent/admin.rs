@@ -1,0 +1,67 @@
+//! The agent's admin port and its few metrics. Called by `run`.
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
+use runtime::admin::{Common, Router, Server};
+use zds::server::Handle;
+
+use super::config::Config;
+use super::pods::Store;
+
+pub(super) async fn serve(config: &Config, common: &Common) -> anyhow::Result<()> {
+    let server = Server::bind(config.admin_address).await?;
+    server.serve(Router::new().common(common), &common.shutdown);
+    Ok(())
+}
+
+/// Gauges that are read when scraped.
+pub(super) fn measure(registry: &runtime::metrics::Registry, pods: &Arc<Store>, ztunnel: &Handle) {
+    let gauges = Gauges {
+        pods: Arc::clone(pods),
+        ztunnel: ztunnel.clone(),
+    };
+    registry.with(|registry| registry.register_collector(Box::new(gauges)));
+}
+
+struct Gauges {
+    pods: Arc<Store>,
+    ztunnel: Handle,
+}
+
+impl std::fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gauges")
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let pods = self.pods.all();
+        let enrolled = pods.iter().filter(|entry| entry.enrolled).count();
+        let connected = *self.ztunnel.connected().borrow();
+        for (name, help, count) in [
+            (
+                "causeway_cni_pods",
+                "Pods of this node that the runtime told us of",
+                pods.len(),
+            ),
+            (
+                "causeway_cni_pods_enrolled",
+                "Pods of this node that are in the mesh",
+                enrolled,
+            ),
+            (
+                "causeway_cni_ztunnels_connected",
+                "Connected ztunnels",
+                connected,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! Who is in the mesh: the steps that put a pod in and take it out, each undone in reverse when a
+//! later one fails. Called by `server` (CNI) and `repair` (labels changed, restart).
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::Shutdown;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use zds::server::{Handle, ServerError};
+
+use super::config::Config;
+use super::pods::{Entry, PodKey, Store};
+use super::watch::{Sight, World};
+use crate::apply::{self, ApplyError};
+use crate::enroll::{Decision, Why};
+use crate::rules::{self, Ruleset};
+
+mod cni;
+
+pub use cni::Arrival;
+
+/// Everything that membership needs.
+pub struct Membership {
+    /// What the labels say.
+    pub world: Arc<World>,
+    /// What the runtime told us.
+    pub pods: Arc<Store>,
+    /// The connected ztunnels.
+    pub ztunnel: Handle,
+    /// Settings.
+    pub config: Config,
+    /// For blocking work.
+    pub shutdown: Shutdown,
+    /// Held while a pod goes in or out, so that a CNI call and a label change never interleave.
+    pub turn: Arc<Mutex<()>>,
+}
+
+/// Why a pod is not in the mesh although it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// Its namespace was lost; only a new ADD can bring it back.
+    #[error("the pod's network namespace is not known")]
+    NoNetns,
+    /// Its rules could not be written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// ztunnel did not take it.
+    #[error(transparent)]
+    Ztunnel(#[from] ServerError),
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// In which order a pod goes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It has not started: rules first, so that no packet ever leaves uncaptured.
+    Starting,
+    /// It runs: ztunnel first, so that no connection finds its new way closed.
+    Running,
+}
+
+impl Membership {
+    /// The rules that every enrolled pod has.
+    #[must_use]
+    pub fn rules(&self) -> Ruleset {
+        rules::render(self.config.rules)
+    }
+
+    /// Puts a pod into the mesh. After a failure it is as before. Hold `turn`.
+    ///
+    /// # Errors
+    /// See [`EnrollError`]; all but `NoNetns` may be retried.
+    pub async fn enroll(&self, entry: &Entry, opening: Opening) -> Result<(), EnrollError> {
+        if entry.netns.is_none() {
+            return Err(EnrollError::NoNetns);
+        }
+        let key = entry.key();
+        // In the list before ztunnel hears of it: a ztunnel that connects just now gets it too.
+        self.pods.set_enrolled(&key, true);
+        let done = match opening {
+            Opening::Starting => self.capture_then_serve(entry).await,
+            Opening::Running => self.serve_then_capture(entry).await,
+        };
+        match &done {
+            Ok(()) => tracing::info!(namespace = key.0, pod = key.1, "in the mesh"),
+            Err(_) => self.pods.set_enrolled(&key, false),
+        }
+        done
+    }
+
+    async fn capture_then_serve(&self, entry: &Entry) -> Result<(), EnrollError> {
+        self.capture(entry).await?;
+        let served = self.ztunnel.add(&entry.for_ztunnel()).await;
+        if served.is_err() {
+            self.unserve(entry).await;
+            self.release_quietly(entry).await;
+        }
+        Ok(served?)
+    }
+
+    async fn serve_then_capture(&self, entry: &Entry) -> Result<(), EnrollError> {
+        if let Err(refused) = self.ztunnel.add(&entry.for_ztunnel()).await {
+            self.unserve(entry).await;
+            return Err(refused.into());
+        }
+        let captured = self.capture(entry).await;
+        if captured.is_err() {
+            self.unserve(entry).await;
+        }
+        captured
+    }
+
+    /// Takes a running pod out of the mesh: its new connections go their own way, then ztunnel
+    /// lets it go. Hold `turn`.
+    ///
+    /// # Errors
+    /// When the rules cannot be removed; the pod is still in the mesh then. May be retried.
+    pub async fn withdraw(&self, entry: &Entry, why: Why) -> Result<(), EnrollError> {
+        self.release(entry).await?;
+        self.pods.set_enrolled(&entry.key(), false);
+        self.unserve(entry).await;
+        let (namespace, pod) = entry.key();
+        tracing::info!(namespace, pod, %why, "out of the mesh");
+        Ok(())
+    }
+
+    /// Lets ztunnel go of a pod that is gone; its rules stay, so that nothing that may still run
+    /// there speaks in the clear. Hold `turn`.
+    pub async fn retire(&self, entry: &Entry) {
+        self.pods.set_enrolled(&entry.key(), false);
+        self.unserve(entry).await;
+        let (namespace, pod) = entry.key();
+        tracing::info!(namespace, pod, "gone");
+    }
+
+    async fn unserve(&self, entry: &Entry) {
+        if let Err(error) = self.ztunnel.del(&entry.uid).await {
+            tracing::warn!(%error, uid = entry.uid, "ztunnel did not let go of a pod");
+        }
+    }
+
+    async fn capture(&self, entry: &Entry) -> Result<(), EnrollError> {
+        let rules = self.rules();
+        self.in_netns(entry, move |netns| apply::install(netns, &rules))
+            .await
+    }
+
+    /// Are the rules as they should be?
+    pub(super) async fn verify(&self, entry: &Entry) -> Result<(), EnrollError> {
+        let rules = self.rules();
+        self.in_netns(entry, move |netns| apply::check(netns, &rules))
+            .await
+    }
+
+    /// Writes the rules again when they are not what they should be.
+    pub(super) async fn repair(&self, entry: &Entry) -> Result<(), EnrollError> {
+        if let Err(error) = self.verify(entry).await {
+            let (namespace, pod) = entry.key();
+            tracing::warn!(namespace, pod, %error, "rules are written again");
+            self.capture(entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn release(&self, entry: &Entry) -> Result<(), EnrollError> {
+        if entry.netns.is_none() {
+            return Ok(());
+        }
+        self.in_netns(entry, apply::remove).await
+    }
+
+    async fn release_quietly(&self, entry: &Entry) {
+        if let Err(error) = self.release(entry).await {
+            tracing::warn!(%error, uid = entry.uid, "rules of a pod are left behind");
+        }
+    }
+
+    async fn in_netns(
+        &self,
+        entry: &Entry,
+        work: impl FnOnce(&sys::Netns) -> Result<(), ApplyError> + Send + 'static,
+    ) -> Result<(), EnrollError> {
+        let netns = entry.netns.clone().ok_or(EnrollError::NoNetns)?;
+        let done = self.shutdown.spawn_blocking(move || work(&netns)).await;
+        Ok(done.map_err(|_| EnrollError::Stopping)??)
+    }
+
+    /// Waits until the pod is known (and of the given uid, if one is given).
+    async fn sight(&self, key: &PodKey, uid: &str, limit: Duration) -> Sight {
+        let mut changes = self.world.changes();
+        let look = || self.world.look(&key.0, &key.1);
+        let fits = |sight: &Sight| match sight {
+            // A pod of the same name with another uid is the one before; ours will come.
+            Sight::Here { uid: seen, .. } => seen.is_empty() || uid.is_empty() || seen == uid,
+            Sight::Elsewhere(_) => true,
+            Sight::Unknown => false,
+        };
+        let found = timeout(limit, async {
+            loop {
+                let sight = look();
+                if fits(&sight) || changes.changed().await.is_err() {
+                    return sight;
+                }
+            }
+        });
+        found.await.unwrap_or(Sight::Unknown)
+    }
+
+    /// Waits until a ztunnel is connected.
+    async fn ztunnel_is_there(&self, limit: Duration) -> bool {
+        let mut connected = self.ztunnel.connected();
+        let there = timeout(limit, connected.wait_for(|count| *count > 0)).await;
+        there.is_ok_and(|found| found.is_ok())
+    }
+
+    /// What should be, by the labels.
+    pub(super) fn wanted(&self, entry: &Entry) -> Wanted {
+        match self.world.look(&entry.namespace, &entry.name) {
+            Sight::Here { uid, .. } if !uid.is_empty() && uid != entry.uid => Wanted::Gone,
+            Sight::Here {
+                decision: Decision::In,
+                ..
+            } => Wanted::In,
+            Sight::Here {
+                decision: Decision::Out(why),
+                ..
+            } => Wanted::Out(why),
+            Sight::Elsewhere(_) | Sight::Unknown => Wanted::Gone,
+        }
+    }
+}
+
+/// What the labels want of a known pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    In,
+    Out(Why),
+    /// The cluster does not know it any more.
+    Gone,
+}

@@ -1,0 +1,234 @@
+//! The pods that the container runtime told us about (CNI ADD), with their network namespaces. Kept
+//! in a file so that a restarted agent finds them again; read by the ZDS server when a ztunnel
+//! connects.
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sys::{Netns, NetnsId};
+use zds::PodInfo;
+
+/// Which pod: namespace, then name.
+pub type PodKey = (String, String);
+
+/// One pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// What ztunnel knows it by: the Kubernetes uid, or the container id when there is none.
+    pub uid: String,
+    /// Service account.
+    pub service_account: String,
+    /// Container id of the sandbox.
+    pub container_id: String,
+    /// Where its namespace was at ADD.
+    pub netns_path: PathBuf,
+    /// Inode of the namespace at ADD, to tell it from a later one at the same path.
+    pub netns_inode: u64,
+    /// Its traffic is captured and ztunnel serves it (or is being told to).
+    pub enrolled: bool,
+    /// The open namespace; `None` when it could not be found again.
+    #[serde(skip)]
+    pub netns: Option<Netns>,
+}
+
+impl Entry {
+    /// Key of the pod.
+    #[must_use]
+    pub fn key(&self) -> PodKey {
+        (self.namespace.clone(), self.name.clone())
+    }
+
+    /// The pod as ztunnel is told of it.
+    #[must_use]
+    pub fn for_ztunnel(&self) -> zds::server::Pod {
+        let info = PodInfo {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            service_account: self.service_account.clone(),
+        };
+        zds::server::Pod {
+            uid: self.uid.clone(),
+            info,
+            netns: self.netns.clone(),
+        }
+    }
+
+    /// Opens the namespace again if it is still the same one.
+    fn reopened(mut self) -> Self {
+        let same = |netns: &Netns| netns.id().ino == self.netns_inode;
+        self.netns = Netns::open(&self.netns_path).ok().filter(same);
+        self
+    }
+}
+
+/// All known pods of the node.
+#[derive(Debug)]
+pub struct Store {
+    entries: Mutex<BTreeMap<PodKey, Entry>>,
+    file: PathBuf,
+}
+
+impl Store {
+    /// Reads the file of an earlier agent; a missing file is an empty list, a damaged one is put
+    /// aside and reported.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or the file not read.
+    pub fn open(file: &Path) -> io::Result<Self> {
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let entries: Vec<Entry> = match std::fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                let aside = file.with_extension("damaged");
+                tracing::error!(%error, path = %file.display(), aside = %aside.display(),
+                    "the list of pods cannot be read; pods that run keep their rules");
+                // Kept for a look; when even that fails the next write replaces it.
+                let _ = std::fs::rename(file, aside);
+                Vec::new()
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let entries = entries
+            .into_iter()
+            .map(Entry::reopened)
+            .map(|e| (e.key(), e))
+            .collect();
+        Ok(Self {
+            entries: Mutex::new(entries),
+            file: file.to_owned(),
+        })
+    }
+
+    /// The pod as we know it.
+    #[must_use]
+    pub fn find(&self, key: &PodKey) -> Option<Entry> {
+        self.lock().get(key).cloned()
+    }
+
+    /// All pods.
+    #[must_use]
+    pub fn all(&self) -> Vec<Entry> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Adds or replaces a pod; returns the one that it replaced.
+    pub fn put(&self, entry: Entry) -> Option<Entry> {
+        let replaced = self.lock().insert(entry.key(), entry);
+        self.save();
+        replaced
+    }
+
+    /// Marks a pod as in the mesh or not.
+    pub fn set_enrolled(&self, key: &PodKey, enrolled: bool) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            entry.enrolled = enrolled;
+        }
+        self.save();
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&self, key: &PodKey) -> Option<Entry> {
+        let removed = self.lock().remove(key);
+        self.save();
+        removed
+    }
+
+    /// Whole or not at all: written beside and renamed.
+    fn save(&self) {
+        let entries = self.all();
+        let beside = self.file.with_extension("new");
+        let written = serde_json::to_vec_pretty(&entries)
+            .map_err(io::Error::from)
+            .and_then(|bytes| std::fs::write(&beside, bytes))
+            .and_then(|()| std::fs::rename(&beside, &self.file));
+        if let Err(error) = written {
+            tracing::error!(%error, path = %self.file.display(), "cannot keep the list of pods");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodKey, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl zds::server::Pods for Store {
+    fn snapshot(&self) -> Vec<zds::server::Pod> {
+        self.lock()
+            .values()
+            .filter(|entry| entry.enrolled)
+            .map(Entry::for_ztunnel)
+            .collect()
+    }
+}
+
+/// An entry for a pod that has just arrived.
+#[must_use]
+pub fn arrived(key: PodKey, container_id: String, netns: Netns, netns_path: PathBuf) -> Entry {
+    let NetnsId { ino, .. } = netns.id();
+    Entry {
+        namespace: key.0,
+        name: key.1,
+        uid: container_id.clone(),
+        service_account: String::new(),
+        container_id,
+        netns_path,
+        netns_inode: ino,
+        enrolled: false,
+        netns: Some(netns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zds::server::Pods;
+
+    fn entry(name: &str) -> Entry {
+        let key = ("ns".to_owned(), name.to_owned());
+        let netns = Netns::current().unwrap();
+        arrived(key, format!("c-{name}"), netns, "/proc/self/ns/net".into())
+    }
+
+    #[test]
+    fn pods_and_their_namespaces_are_found_again_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state/pods.json");
+        let store = Store::open(&file).unwrap();
+        store.put(entry("a"));
+        store.put(entry("b"));
+        store.put(Entry {
+            netns_inode: 1,
+            enrolled: true,
+            ..entry("moved")
+        });
+        store.set_enrolled(&entry("a").key(), true);
+        store.remove(&entry("b").key());
+        drop(store);
+        let again = Store::open(&file).unwrap();
+        assert_eq!(again.all().len(), 2);
+        let snapshot = again.snapshot();
+        let seen: Vec<_> = snapshot
+            .iter()
+            .map(|p| (p.uid.as_str(), p.netns.is_some()))
+            .collect();
+        // Another namespace at the same path is not handed out in its place.
+        assert_eq!(seen, [("c-a", true), ("c-moved", false)]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pods.json");
+        std::fs::write(&file, b"[{\"namespace\":7").unwrap();
+        assert!(Store::open(&file).unwrap().all().is_empty());
+        assert!(file.with_extension("damaged").exists());
+    }
+}
