@@ -180,193 +180,195 @@ fn line(route: &Route) -> String {
 
 type Change = fn(&mut Mesh);
 
+/// Name, what is dialled, what is different about the mesh, where it goes.
+const OUTBOUND: &[(&str, &str, Change, &str)] = &[
+    (
+        "own port on loopback",
+        "127.0.0.1:15008",
+        |_| {},
+        "reject SelfCall",
+    ),
+    (
+        "own port on the own address",
+        "10.0.0.1:15006",
+        |_| {},
+        "reject SelfCall",
+    ),
+    (
+        "other port on loopback",
+        "127.0.0.1:80",
+        |_| {},
+        "plain 127.0.0.1:80",
+    ),
+    (
+        "unknown address",
+        "192.0.2.1:443",
+        |_| {},
+        "plain 192.0.2.1:443",
+    ),
+    (
+        "pod outside of the mesh",
+        "10.0.0.3:80",
+        |_| {},
+        "plain 10.0.0.3:80",
+    ),
+    (
+        "pod in the mesh",
+        "10.0.0.2:9000",
+        |_| {},
+        "tunnel 10.0.0.2:15008 for 10.0.0.2:9000 as server service -",
+    ),
+    (
+        "service",
+        "10.96.0.1:80",
+        |_| {},
+        "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
+    ),
+    (
+        "service, port it does not have",
+        "10.96.0.1:81",
+        |_| {},
+        "reject NoEndpoint",
+    ),
+    (
+        "service without healthy endpoints",
+        "10.96.0.1:80",
+        |m| m.server.healthy = false,
+        "reject NoEndpoint",
+    ),
+    (
+        "unhealthy endpoints allowed",
+        "10.96.0.1:80",
+        |m| {
+            m.server.healthy = false;
+            m.reviews.load_balancing.allow_unhealthy = true;
+        },
+        "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
+    ),
+    (
+        "service with plain endpoints",
+        "10.96.0.1:80",
+        |m| m.server.tunnel_protocol = TunnelProtocol::None,
+        "plain 10.0.0.2:8080",
+    ),
+    (
+        "passthrough service",
+        "10.96.0.1:80",
+        |m| {
+            m.reviews.load_balancing = LoadBalancing {
+                mode: Mode::Passthrough,
+                ..LoadBalancing::default()
+            }
+        },
+        "plain 10.96.0.1:80",
+    ),
+    (
+        "further names may answer",
+        "10.96.0.1:80",
+        |m| {
+            m.reviews.subject_alt_names =
+                [identity("spare").uri().into(), "no identity".into()].into()
+        },
+        "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as spare|server service reviews",
+    ),
+    (
+        "nobody may answer",
+        "10.0.0.2:80",
+        |m| m.server.identity = None,
+        "reject Identity",
+    ),
+    (
+        "service behind a waypoint",
+        "10.96.0.1:80",
+        |m| m.reviews.waypoint = Some(by_name(WAYPOINT)),
+        "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
+    ),
+    (
+        "waypoint by its VIP",
+        "10.96.0.1:80",
+        |m| m.reviews.waypoint = Some(by_address("10.96.0.9")),
+        "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
+    ),
+    (
+        "waypoint by its pod address",
+        "10.96.0.1:80",
+        |m| m.reviews.waypoint = Some(by_address("10.0.0.9")),
+        "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
+    ),
+    (
+        "weighted waypoint",
+        "10.96.0.1:80",
+        |m| {
+            m.reviews.weighted_waypoints = [WeightedWaypoint {
+                destination: by_name(WAYPOINT),
+                weight: 1,
+            }]
+            .into()
+        },
+        "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
+    ),
+    (
+        "waypoint of a port that the service lacks decides itself",
+        "10.96.0.1:81",
+        |m| m.reviews.waypoint = Some(by_name(WAYPOINT)),
+        "tunnel 10.0.0.9:15008 for 10.96.0.1:81 as waypoint service reviews",
+    ),
+    (
+        "waypoint named but absent",
+        "10.96.0.1:80",
+        |m| m.reviews.waypoint = Some(by_name("gone.app.svc.cluster.local")),
+        "reject NoWaypoint",
+    ),
+    (
+        "waypoint address unknown",
+        "10.0.0.2:80",
+        |m| m.server.waypoint = Some(by_address("10.0.0.77")),
+        "reject NoWaypoint",
+    ),
+    (
+        "waypoint without healthy instance",
+        "10.96.0.1:80",
+        |m| {
+            m.reviews.waypoint = Some(by_name(WAYPOINT));
+            m.waypoint.healthy = false;
+        },
+        "reject NoWaypoint",
+    ),
+    (
+        "pod address with a workload waypoint",
+        "10.0.0.2:9000",
+        |m| m.server.waypoint = Some(by_name(WAYPOINT)),
+        "tunnel 10.0.0.9:15008 for 10.0.0.2:9000 as waypoint service -",
+    ),
+    (
+        "a workload waypoint does not matter to calls by service",
+        "10.96.0.1:80",
+        |m| m.server.waypoint = Some(by_name(WAYPOINT)),
+        "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
+    ),
+    (
+        "endpoint on another network",
+        "10.96.0.1:80",
+        |m| {
+            m.server.network = "far".into();
+            m.server.network_gateway = Some(by_address("203.0.113.1"));
+        },
+        "reject Unsupported",
+    ),
+    (
+        "endpoint known by name only",
+        "10.96.0.1:80",
+        |m| {
+            m.server.addresses = Box::default();
+            m.server.hostname = "server.example.com".into();
+        },
+        "reject Unsupported",
+    ),
+];
+
 #[test]
 fn outbound_table() {
-    let rows: &[(&str, &str, Change, &str)] = &[
-        (
-            "own port on loopback",
-            "127.0.0.1:15008",
-            |_| {},
-            "reject SelfCall",
-        ),
-        (
-            "own port on the own address",
-            "10.0.0.1:15006",
-            |_| {},
-            "reject SelfCall",
-        ),
-        (
-            "other port on loopback",
-            "127.0.0.1:80",
-            |_| {},
-            "plain 127.0.0.1:80",
-        ),
-        (
-            "unknown address",
-            "192.0.2.1:443",
-            |_| {},
-            "plain 192.0.2.1:443",
-        ),
-        (
-            "pod outside of the mesh",
-            "10.0.0.3:80",
-            |_| {},
-            "plain 10.0.0.3:80",
-        ),
-        (
-            "pod in the mesh",
-            "10.0.0.2:9000",
-            |_| {},
-            "tunnel 10.0.0.2:15008 for 10.0.0.2:9000 as server service -",
-        ),
-        (
-            "service",
-            "10.96.0.1:80",
-            |_| {},
-            "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
-        ),
-        (
-            "service, port it does not have",
-            "10.96.0.1:81",
-            |_| {},
-            "reject NoEndpoint",
-        ),
-        (
-            "service without healthy endpoints",
-            "10.96.0.1:80",
-            |m| m.server.healthy = false,
-            "reject NoEndpoint",
-        ),
-        (
-            "unhealthy endpoints allowed",
-            "10.96.0.1:80",
-            |m| {
-                m.server.healthy = false;
-                m.reviews.load_balancing.allow_unhealthy = true;
-            },
-            "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
-        ),
-        (
-            "service with plain endpoints",
-            "10.96.0.1:80",
-            |m| m.server.tunnel_protocol = TunnelProtocol::None,
-            "plain 10.0.0.2:8080",
-        ),
-        (
-            "passthrough service",
-            "10.96.0.1:80",
-            |m| {
-                m.reviews.load_balancing = LoadBalancing {
-                    mode: Mode::Passthrough,
-                    ..LoadBalancing::default()
-                }
-            },
-            "plain 10.96.0.1:80",
-        ),
-        (
-            "further names may answer",
-            "10.96.0.1:80",
-            |m| {
-                m.reviews.subject_alt_names =
-                    [identity("spare").uri().into(), "no identity".into()].into()
-            },
-            "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as spare|server service reviews",
-        ),
-        (
-            "nobody may answer",
-            "10.0.0.2:80",
-            |m| m.server.identity = None,
-            "reject Identity",
-        ),
-        (
-            "service behind a waypoint",
-            "10.96.0.1:80",
-            |m| m.reviews.waypoint = Some(by_name(WAYPOINT)),
-            "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
-        ),
-        (
-            "waypoint by its VIP",
-            "10.96.0.1:80",
-            |m| m.reviews.waypoint = Some(by_address("10.96.0.9")),
-            "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
-        ),
-        (
-            "waypoint by its pod address",
-            "10.96.0.1:80",
-            |m| m.reviews.waypoint = Some(by_address("10.0.0.9")),
-            "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
-        ),
-        (
-            "weighted waypoint",
-            "10.96.0.1:80",
-            |m| {
-                m.reviews.weighted_waypoints = [WeightedWaypoint {
-                    destination: by_name(WAYPOINT),
-                    weight: 1,
-                }]
-                .into()
-            },
-            "tunnel 10.0.0.9:15008 for 10.96.0.1:80 as waypoint service reviews",
-        ),
-        (
-            "waypoint of a port that the service lacks decides itself",
-            "10.96.0.1:81",
-            |m| m.reviews.waypoint = Some(by_name(WAYPOINT)),
-            "tunnel 10.0.0.9:15008 for 10.96.0.1:81 as waypoint service reviews",
-        ),
-        (
-            "waypoint named but absent",
-            "10.96.0.1:80",
-            |m| m.reviews.waypoint = Some(by_name("gone.app.svc.cluster.local")),
-            "reject NoWaypoint",
-        ),
-        (
-            "waypoint address unknown",
-            "10.0.0.2:80",
-            |m| m.server.waypoint = Some(by_address("10.0.0.77")),
-            "reject NoWaypoint",
-        ),
-        (
-            "waypoint without healthy instance",
-            "10.96.0.1:80",
-            |m| {
-                m.reviews.waypoint = Some(by_name(WAYPOINT));
-                m.waypoint.healthy = false;
-            },
-            "reject NoWaypoint",
-        ),
-        (
-            "pod address with a workload waypoint",
-            "10.0.0.2:9000",
-            |m| m.server.waypoint = Some(by_name(WAYPOINT)),
-            "tunnel 10.0.0.9:15008 for 10.0.0.2:9000 as waypoint service -",
-        ),
-        (
-            "a workload waypoint does not matter to calls by service",
-            "10.96.0.1:80",
-            |m| m.server.waypoint = Some(by_name(WAYPOINT)),
-            "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 as server service reviews",
-        ),
-        (
-            "endpoint on another network",
-            "10.96.0.1:80",
-            |m| {
-                m.server.network = "far".into();
-                m.server.network_gateway = Some(by_address("203.0.113.1"));
-            },
-            "reject Unsupported",
-        ),
-        (
-            "endpoint known by name only",
-            "10.96.0.1:80",
-            |m| {
-                m.server.addresses = Box::default();
-                m.server.hostname = "server.example.com".into();
-            },
-            "reject Unsupported",
-        ),
-    ];
-    for (name, destination, change, expected) in rows {
+    for (name, destination, change, expected) in OUTBOUND {
         let mut mesh = Mesh::default();
         change(&mut mesh);
         assert_eq!(line(&mesh.route(destination)), *expected, "{name}");
@@ -442,84 +444,88 @@ fn arrive(own: Option<&Workload>, local: &str, authority: &str) -> Result<String
     }
 }
 
+type Arrived = Result<&'static str, (u16, Reason)>;
+
+/// Name, the address it came in on, what is asked for, what comes of it.
+const INBOUND: &[(&str, &str, &str, Arrived)] = &[
+    (
+        "own address",
+        "10.0.0.2:15008",
+        "10.0.0.2:9000",
+        Ok("10.0.0.2:9000"),
+    ),
+    (
+        "own address, mapped",
+        "[::ffff:10.0.0.2]:15008",
+        "10.0.0.2:9000",
+        Ok("10.0.0.2:9000"),
+    ),
+    (
+        "own v6 address",
+        "[fd00::2]:15008",
+        "[fd00::2]:9000",
+        Ok("[fd00::2]:9000"),
+    ),
+    (
+        "other address",
+        "10.0.0.2:15008",
+        "10.0.0.3:9000",
+        Err((400, Reason::BadRequest)),
+    ),
+    (
+        "a service's VIP",
+        "10.0.0.2:15008",
+        "10.96.0.1:80",
+        Err((400, Reason::BadRequest)),
+    ),
+    (
+        "own service by name",
+        "10.0.0.2:15008",
+        "reviews.app.svc.cluster.local:80",
+        Ok("10.0.0.2:8080"),
+    ),
+    (
+        "own service, unknown port",
+        "10.0.0.2:15008",
+        "reviews.app.svc.cluster.local:81",
+        Err((503, Reason::NoEndpoint)),
+    ),
+    (
+        "somebody else's service",
+        "10.0.0.2:15008",
+        "waypoint.app.svc.cluster.local:15008",
+        Err((503, Reason::NoEndpoint)),
+    ),
+    (
+        "unknown name",
+        "10.0.0.2:15008",
+        "nobody.example.com:80",
+        Err((503, Reason::NoEndpoint)),
+    ),
+    (
+        "own port",
+        "10.0.0.2:15008",
+        "10.0.0.2:15001",
+        Err((503, Reason::SelfCall)),
+    ),
+    (
+        "own port 15006",
+        "10.0.0.2:15008",
+        "10.0.0.2:15006",
+        Err((503, Reason::SelfCall)),
+    ),
+    (
+        "own port 15008",
+        "10.0.0.2:15008",
+        "10.0.0.2:15008",
+        Err((503, Reason::SelfCall)),
+    ),
+];
+
 #[test]
 fn inbound_table() {
     let own = Mesh::default().server;
-    let rows: &[(&str, &str, &str, Result<&str, (u16, Reason)>)] = &[
-        (
-            "own address",
-            "10.0.0.2:15008",
-            "10.0.0.2:9000",
-            Ok("10.0.0.2:9000"),
-        ),
-        (
-            "own address, mapped",
-            "[::ffff:10.0.0.2]:15008",
-            "10.0.0.2:9000",
-            Ok("10.0.0.2:9000"),
-        ),
-        (
-            "own v6 address",
-            "[fd00::2]:15008",
-            "[fd00::2]:9000",
-            Ok("[fd00::2]:9000"),
-        ),
-        (
-            "other address",
-            "10.0.0.2:15008",
-            "10.0.0.3:9000",
-            Err((400, Reason::BadRequest)),
-        ),
-        (
-            "a service's VIP",
-            "10.0.0.2:15008",
-            "10.96.0.1:80",
-            Err((400, Reason::BadRequest)),
-        ),
-        (
-            "own service by name",
-            "10.0.0.2:15008",
-            "reviews.app.svc.cluster.local:80",
-            Ok("10.0.0.2:8080"),
-        ),
-        (
-            "own service, unknown port",
-            "10.0.0.2:15008",
-            "reviews.app.svc.cluster.local:81",
-            Err((503, Reason::NoEndpoint)),
-        ),
-        (
-            "somebody else's service",
-            "10.0.0.2:15008",
-            "waypoint.app.svc.cluster.local:15008",
-            Err((503, Reason::NoEndpoint)),
-        ),
-        (
-            "unknown name",
-            "10.0.0.2:15008",
-            "nobody.example.com:80",
-            Err((503, Reason::NoEndpoint)),
-        ),
-        (
-            "own port",
-            "10.0.0.2:15008",
-            "10.0.0.2:15001",
-            Err((503, Reason::SelfCall)),
-        ),
-        (
-            "own port 15006",
-            "10.0.0.2:15008",
-            "10.0.0.2:15006",
-            Err((503, Reason::SelfCall)),
-        ),
-        (
-            "own port 15008",
-            "10.0.0.2:15008",
-            "10.0.0.2:15008",
-            Err((503, Reason::SelfCall)),
-        ),
-    ];
-    for (name, local, authority, expected) in rows {
+    for (name, local, authority, expected) in INBOUND {
         let expected = expected.map(str::to_owned);
         assert_eq!(arrive(Some(&own), local, authority), expected, "{name}");
     }
