@@ -42,10 +42,15 @@ struct Shared {
     revision: watch::Sender<u64>,
 }
 
+/// Resources of one type: name → (version, body).
+type Held = BTreeMap<String, (String, Vec<u8>)>;
+
 #[derive(Debug, Default)]
 struct State {
     /// type URL → name → (version, body).
-    resources: BTreeMap<String, BTreeMap<String, (String, Vec<u8>)>>,
+    resources: BTreeMap<String, Held>,
+    /// Every name ever touched, by type, in order: a subscriber reads on from where it was.
+    touched: BTreeMap<String, Vec<String>>,
     versions: u64,
     /// Streams that are cut when this grows past the number they began with.
     epoch: u64,
@@ -99,6 +104,8 @@ impl Ads {
         for (type_url, name, body) in changes {
             state.versions += 1;
             let version = state.versions.to_string();
+            let touched = state.touched.entry((*type_url).to_owned()).or_default();
+            touched.push((*name).to_owned());
             let of_type = state.resources.entry((*type_url).to_owned()).or_default();
             match body {
                 Some(body) => drop(of_type.insert((*name).to_owned(), (version, body.clone()))),
@@ -217,7 +224,8 @@ struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
     held: BTreeMap<String, String>,
-    answered_first: bool,
+    /// How much of the type's `touched` has been looked at; `None` = compare everything.
+    position: Option<usize>,
 }
 
 struct Stream {
@@ -276,6 +284,13 @@ impl Stream {
             subscription.held = request.initial_resource_versions.into_iter().collect();
             subscription.wildcard = request.resource_names_subscribe.is_empty();
         }
+        let names = (
+            &request.resource_names_subscribe,
+            &request.resource_names_unsubscribe,
+        );
+        if !names.0.is_empty() || !names.1.is_empty() {
+            subscription.position = None;
+        }
         for name in request.resource_names_subscribe {
             subscription.wildcard |= name == "*";
             // A name that is asked for again is sent again, as the protocol wants.
@@ -293,9 +308,10 @@ impl Stream {
         let mut responses = Vec::new();
         let mut state = self.shared.lock();
         for (type_url, subscription) in &mut self.sent {
-            let none = BTreeMap::new();
+            let (none, untouched) = (Held::new(), Vec::new());
             let have = state.resources.get(type_url).unwrap_or(&none);
-            let Some(mut response) = subscription.difference(type_url, have) else {
+            let touched = state.touched.get(type_url).unwrap_or(&untouched);
+            let Some(mut response) = subscription.difference(type_url, have, touched) else {
                 continue;
             };
             self.nonces += 1;
@@ -318,50 +334,65 @@ impl Subscription {
     fn difference(
         &mut self,
         type_url: &str,
-        have: &BTreeMap<String, (String, Vec<u8>)>,
+        have: &Held,
+        touched: &[String],
     ) -> Option<DeltaDiscoveryResponse> {
+        let first = self.position.is_none();
+        let names: BTreeSet<&String> = match self.position {
+            None => have.keys().chain(self.held.keys()).collect(),
+            Some(at) => touched[at..].iter().collect(),
+        };
         let wanted = |name: &String| self.wildcard || self.names.contains(name);
-        let changed: Vec<_> = have
+        let differs = |name: &&String| {
+            let held = self.held.get(*name);
+            have.get(*name)
+                .filter(|(version, _)| held != Some(version))
+                .is_some()
+        };
+        let changed: Vec<(String, String, Vec<u8>)> = names
             .iter()
-            .filter(|(name, (version, _))| wanted(name) && self.held.get(*name) != Some(version))
+            .filter(|name| wanted(name) && differs(name))
+            .map(|name| {
+                (
+                    (*name).clone(),
+                    have[*name].0.clone(),
+                    have[*name].1.clone(),
+                )
+            })
             .collect();
-        let removed: Vec<String> = self
-            .held
-            .keys()
-            .filter(|name| !have.contains_key(*name))
-            .cloned()
+        let gone = |name: &&&String| self.held.contains_key(**name) && !have.contains_key(**name);
+        let removed: Vec<String> = names
+            .iter()
+            .filter(gone)
+            .map(|name| (*name).clone())
             .collect();
-        if changed.is_empty() && removed.is_empty() && self.answered_first {
+        self.position = Some(touched.len());
+        // The first request of a type is always answered, as istiod does.
+        if changed.is_empty() && removed.is_empty() && !first {
             return None;
         }
-        self.answered_first = true;
-        let resources = changed.iter().map(|(name, (version, body))| Resource {
-            name: (*name).clone(),
-            version: version.clone(),
-            resource: Some(prost_any(type_url, body)),
-            ..Resource::default()
-        });
-        let resources: Vec<Resource> = resources.collect();
         for name in &removed {
             self.held.remove(name);
         }
-        self.held.extend(
-            changed
-                .into_iter()
-                .map(|(name, (version, _))| (name.clone(), version.clone())),
-        );
+        let held = changed
+            .iter()
+            .map(|(name, version, _)| (name.clone(), version.clone()));
+        self.held.extend(held);
+        let resources = changed.into_iter().map(|(name, version, body)| Resource {
+            name,
+            version,
+            resource: Some(prost_types::Any {
+                type_url: type_url.to_owned(),
+                value: body,
+            }),
+            ..Resource::default()
+        });
+        let resources: Vec<Resource> = resources.collect();
         Some(DeltaDiscoveryResponse {
             type_url: type_url.to_owned(),
             resources,
             removed_resources: removed,
             ..DeltaDiscoveryResponse::default()
         })
-    }
-}
-
-fn prost_any(type_url: &str, body: &[u8]) -> prost_types::Any {
-    prost_types::Any {
-        type_url: type_url.to_owned(),
-        value: body.to_vec(),
     }
 }

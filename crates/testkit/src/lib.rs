@@ -5,6 +5,7 @@ pub mod ads;
 pub mod authority;
 pub mod ca;
 pub mod echo;
+pub mod mesh;
 pub mod process;
 pub mod redirect;
 mod serve;

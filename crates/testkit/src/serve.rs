@@ -78,6 +78,7 @@ async fn serve(
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
             };
+            let _still_works_without = stream.set_nodelay(true);
             let (acceptor, ready) = (acceptor.clone(), ready.clone());
             spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
