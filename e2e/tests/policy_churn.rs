@@ -250,7 +250,7 @@ fn push(mesh: &Mesh, allowed: Allowed, as_deny: bool) {
 fn no_verdict_is_older_than_a_second() -> Result<()> {
     testkit::root_or_skip!();
     let seed = rand::random::<u64>();
-    eprintln!("seed {seed}");
+    println!("seed {seed}");
     let mut rng = SmallRng::seed_from_u64(seed);
     let mesh = Mesh::start(2)?;
     let pods = ACCOUNTS
@@ -332,7 +332,7 @@ fn print(found: &Found, changes: usize) {
             .copied()
             .unwrap_or_default()
     };
-    eprintln!(
+    println!(
         "{changes} changes; new: {:?} allowed, {:?} denied; live: {:?} answers, {} cuts, p50 {:?}, p99 {:?} after the change",
         found.allowed,
         found.denied,

@@ -9,14 +9,17 @@ mod policy;
 mod traffic;
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 
 use testkit::echo;
+use testkit::topology::Namespace;
 
 const SECRET: &[u8] = b"a sentence that must not be readable between the nodes";
 
-/// Whether an accepted connection ends before a byte came back.
-fn refused(stream: std::net::TcpStream) -> bool {
-    echo::exchange(stream, b"let me in").map_or(true, |answer| answer.is_empty())
+/// Whether a connection ends before a byte came back. (It may be accepted and reset before `connect` returns.)
+fn refused(from: &Namespace, to: SocketAddr) -> bool {
+    let answer = echo::connect(from, to).and_then(|stream| echo::exchange(stream, b"let me in"));
+    answer.map_or(true, |answer| answer.is_empty())
 }
 
 /// Whether the peer ends a connection on which nothing is sent, within the read timeout.

@@ -81,7 +81,7 @@ fn twenty_thousand_workloads_are_small_and_one_more_is_quick() -> Result<()> {
     mesh.settle()?;
     let applied = begin.elapsed();
     let after = resident(pid)?;
-    eprintln!(
+    println!(
         "20,000 workloads: sent, applied and acknowledged in {applied:?}; {} MB before, {} MB after",
         before >> 20,
         after >> 20
@@ -97,7 +97,7 @@ fn twenty_thousand_workloads_are_small_and_one_more_is_quick() -> Result<()> {
         times.push(begin.elapsed());
     }
     times.sort_unstable();
-    eprintln!(
+    println!(
         "one update to its acknowledgement: median {:?}, worst {:?}; {} MB",
         times[25],
         times[49],
@@ -147,7 +147,7 @@ fn an_update_of_a_large_mesh_is_effective_for_traffic() -> Result<()> {
         mesh.settle()?;
     }
     times.sort_unstable();
-    eprintln!(
+    println!(
         "policy pushed to live connection cut, among 20,000 workloads: median {:?}, worst {:?}",
         times[5], times[9]
     );

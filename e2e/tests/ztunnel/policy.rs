@@ -20,7 +20,7 @@ fn a_deny_policy_refuses_and_the_log_names_it() -> Result<()> {
     mesh.settle()?;
     let peer = echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
     assert!(
-        refused(echo::connect(&bad.net.ns, server.at(8080))?),
+        refused(&bad.net.ns, server.at(8080)),
         "the deny policy let bytes through"
     );
     assert!(
@@ -115,7 +115,7 @@ fn a_policy_that_is_named_but_unknown_denies_until_it_comes() -> Result<()> {
     let peer = echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
     let begin = Instant::now();
     assert!(
-        refused(echo::connect(&client.net.ns, server.at(8080))?),
+        refused(&client.net.ns, server.at(8080)),
         "an unknown policy let bytes through"
     );
     assert!(
