@@ -77,6 +77,13 @@ impl Workers {
         self.workers.len()
     }
 
+    /// A worker whose thread has ended, if any. Before the drain that is a defect: its pods would be served by the others
+    /// alone, or not at all.
+    pub fn ended(&self) -> Option<Gone> {
+        let ended = self.workers.iter().position(|worker| worker.thread.is_finished());
+        ended.map(Gone)
+    }
+
     /// Makes a new snapshot the one in force. Wakes every worker; each re-asks authorization for its connections.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(snapshot);

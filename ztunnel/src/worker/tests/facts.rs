@@ -561,3 +561,95 @@ fn a_reader_that_never_reads_costs_a_window_and_disturbs_nobody() {
     assert!(written < 1 << 20, "{written} bytes taken from its sender");
     connected(&mut pair);
 }
+
+#[test]
+fn a_peer_that_falls_silent_is_asked_and_then_given_up() {
+    let mut pair = pair();
+    let (client, _) = connected(&mut pair);
+    // From here on nobody hears the server's worker.
+    pair.pass(Duration::from_secs(30));
+    pair.step(CLIENT);
+    assert!(!pair.net.borrow().was_reset(client));
+    pair.pass(Duration::from_secs(21));
+    pair.step(CLIENT);
+    assert!(pair.net.borrow().was_reset(client));
+    assert_eq!(pair.reasons(), [Reason::TunnelLost]);
+}
+
+#[test]
+fn a_quiet_but_living_peer_is_kept() {
+    let mut pair = pair();
+    let (client, server) = connected(&mut pair);
+    for _ in 0..100 {
+        pair.pass(Duration::from_secs(17));
+        pair.settle();
+    }
+    pair.write(client, b"still there");
+    pair.settle();
+    assert_eq!(pair.read(server).0, b"still there");
+    assert_eq!(pair.workers[CLIENT].tunnels.len(), 1);
+}
+
+#[test]
+fn an_application_that_never_answers_the_dial_is_a_503_after_ten_seconds() {
+    let mut pair = pair();
+    let app = SocketAddr::new(super::mesh::address(SERVER), 8080);
+    pair.net.borrow_mut().silent.insert(app);
+    let client = pair.call_server();
+    pair.settle();
+    pair.pass(9 * SECOND);
+    pair.settle();
+    assert!(!pair.net.borrow().was_reset(client));
+    pair.pass(2 * SECOND);
+    pair.settle();
+    assert!(pair.net.borrow().was_reset(client));
+    assert_eq!(pair.reasons(), [Reason::DialTimeout, Reason::TunnelRefused]);
+}
+
+#[test]
+fn a_pod_over_its_budget_is_refused_and_served_again_afterwards() {
+    let mut pair = Pair::started(1, |settings| settings.limits.connections = 2);
+    let held = [connected(&mut pair), connected(&mut pair)];
+    let refused = pair.call_server();
+    pair.settle();
+    assert!(pair.net.borrow().was_reset(refused));
+    assert_eq!(pair.reasons(), [Reason::Overloaded]);
+    for sock in [held[0].0, held[0].1] {
+        pair.net.borrow_mut().end(sock);
+    }
+    pair.settle();
+    connected(&mut pair);
+}
+
+#[test]
+fn a_renewed_certificate_serves_new_tunnels_and_leaves_old_ones_alone() {
+    let mut pair = pair();
+    let (client, server) = connected(&mut pair);
+    for pod in [CLIENT, SERVER] {
+        pair.certify(pod);
+    }
+    pair.write(client, b"old");
+    pair.settle();
+    assert_eq!(pair.read(server).0, b"old");
+    connected(&mut pair);
+    assert!(pair.reasons().is_empty());
+}
+
+#[test]
+fn bytes_and_an_end_that_come_before_the_answer_are_kept() {
+    let mut pair = pair();
+    let naming = server_naming(&pair, "late");
+    pair.publish(vec![naming]);
+    let client = pair.call_server();
+    pair.write(client, b"all I have to say");
+    pair.net.borrow_mut().end(client);
+    pair.settle();
+    pair.publish(vec![Update::Policy(policy(
+        "late",
+        Action::Allow,
+        "client",
+    ))]);
+    pair.settle();
+    let server = pair.accept().expect("allowed");
+    assert_eq!(pair.read(server), (b"all I have to say".to_vec(), true));
+}

@@ -1,7 +1,10 @@
 //! The TLS seam against itself: handshake in any segmentation, key updates, orderly and unorderly ends, garbage.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
 use testkit::ca::TestCa;
 
 use super::*;
@@ -43,8 +46,13 @@ impl End {
     }
 }
 
+static CA: LazyLock<TestCa> = LazyLock::new(|| TestCa::new("cluster.local"));
+
 fn pair() -> (End, End) {
-    let ca = TestCa::new("cluster.local");
+    pair_of(&CA)
+}
+
+fn pair_of(ca: &TestCa) -> (End, End) {
     let issue = |account| ca.issue(&ca.identity("ns", account), Duration::from_secs(3600));
     let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
     let client = Tls::client(issue("client").client_config(), name).unwrap();
@@ -199,4 +207,68 @@ fn a_peer_that_never_finishes_a_message_is_cut_off() {
     }
     assert!(ended);
     assert!(server.tls.held() <= MAX_HELD);
+}
+
+#[test]
+fn altered_cut_and_doubled_flights_never_panic() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    for _ in 0..400 {
+        let (mut client, mut server) = pair_of(&CA);
+        let _ = client.feed(&[]);
+        // From the first flight on, or after a good handshake.
+        if rng.random_bool(0.5) {
+            settle(&mut client, &mut server, 4096).unwrap();
+            client.tls.seal(&[7; 300], &mut client.out).unwrap();
+            refresh_keys(&mut client);
+            client.tls.seal(&[8; 300], &mut client.out).unwrap();
+        }
+        for _ in 0..4 {
+            let bytes = spoiled(client.take_output(), &mut rng);
+            if server.feed(&bytes).is_err() {
+                // Whatever is asked of a failed session, it refuses.
+                assert!(
+                    server.feed(&[]).is_err() && server.tls.seal(b"x", &mut server.out).is_err()
+                );
+            }
+            let _ = server.tls.seal(b"meanwhile", &mut server.out);
+            let bytes = spoiled(server.take_output(), &mut rng);
+            let _ = client.feed(&bytes);
+            let _ = client.tls.seal(b"meanwhile", &mut client.out);
+        }
+    }
+}
+
+/// Bytes as a hostile network might hand them over.
+fn spoiled(mut bytes: Vec<u8>, rng: &mut SmallRng) -> Vec<u8> {
+    if bytes.is_empty() {
+        return bytes;
+    }
+    match rng.random_range(0..5) {
+        0 => {
+            let at = rng.random_range(0..bytes.len());
+            bytes[at] ^= 1 << rng.random_range(0..8);
+        }
+        1 => bytes.truncate(rng.random_range(0..bytes.len())),
+        2 => bytes.extend_from_within(..),
+        3 => bytes.insert(rng.random_range(0..bytes.len()), rng.random()),
+        _ => {}
+    }
+    bytes
+}
+
+#[test]
+fn a_hello_in_many_small_records_is_joined_and_writing_meanwhile_is_refused() {
+    let (mut client, mut server) = pair();
+    client.feed(&[]).unwrap();
+    let hello = client.take_output();
+    // The record's payload again, as one record for each 20 bytes.
+    for part in hello[5..].chunks(20) {
+        let mut record = vec![22, 3, 1, 0, part.len() as u8];
+        record.extend_from_slice(part);
+        server.feed(&record).unwrap();
+        assert!(server.tls.seal(b"too early", &mut server.out).is_err());
+    }
+    assert!(!server.out.is_empty(), "the server answers the whole hello");
+    settle(&mut client, &mut server, 4096).unwrap();
+    assert!(client.state.established && server.state.established);
 }
