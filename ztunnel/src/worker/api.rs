@@ -245,7 +245,8 @@ pub enum Notice {
         /// [`Pod::uid`].
         uid: Arc<str>,
     },
-    /// Draining is over: no connection is left on this worker. Its thread has ended or is about to.
+    /// Draining is over: no connection is left on this worker. Its thread has ended or is about to; further commands
+    /// to it fail as gone.
     Drained {
         /// Index of the worker.
         worker: usize,

@@ -2,6 +2,7 @@
 //! a connection. No real socket, no real time; every schedule is a seed.
 
 mod facts;
+mod hostile;
 mod mesh;
 mod schedules;
 mod sim;

@@ -61,7 +61,10 @@ pub fn start(
         let settings = settings.clone();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || shell::run(poll, inbox, settings))?;
+            .spawn(move || {
+                let _guard = EndWithWorker;
+                shell::run(poll, inbox, settings);
+            })?;
         workers.push(Handle {
             commands,
             waker,
@@ -69,6 +72,19 @@ pub fn start(
         });
     }
     Ok((Workers { workers, snapshot }, received))
+}
+
+/// A worker that panicked would leave its connections hanging and its share of each listener unanswered, for ever. The
+/// process ends instead: pods' traffic fails closed until it is restarted.
+struct EndWithWorker;
+
+impl Drop for EndWithWorker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a worker has panicked, the process ends");
+            std::process::abort();
+        }
+    }
 }
 
 impl Workers {
@@ -80,7 +96,10 @@ impl Workers {
     /// A worker whose thread has ended, if any. Before the drain that is a defect: its pods would be served by the others
     /// alone, or not at all.
     pub fn ended(&self) -> Option<Gone> {
-        let ended = self.workers.iter().position(|worker| worker.thread.is_finished());
+        let ended = self
+            .workers
+            .iter()
+            .position(|worker| worker.thread.is_finished());
         ended.map(Gone)
     }
 

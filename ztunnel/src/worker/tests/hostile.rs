@@ -1,0 +1,181 @@
+//! A peer with a valid certificate that speaks TLS well and HTTP/2 badly: nothing may panic, spin, leak, or reach the
+//! neighbours.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hbone::headers::ConnectRequest;
+use hbone::proto::{Config, Connection, ErrorCode};
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rustls::pki_types::ServerName;
+
+use super::super::buffers::Outgoing;
+use super::super::tls::Tls;
+use super::mesh::{Pair, SERVER, address};
+use super::sim::{Sock, TEST};
+
+/// The peer: its socket and its TLS session.
+struct Peer {
+    sock: Sock,
+    tls: Tls,
+    out: Outgoing,
+    plain: Vec<u8>,
+}
+
+impl Peer {
+    /// Dials the server pod's 15008 and shakes hands.
+    fn connect(pair: &mut Pair) -> Self {
+        let (from, to) = (
+            IpAddr::from([10, 9, 9, 9]),
+            SocketAddr::new(address(SERVER), 15008),
+        );
+        let sock = pair.net.borrow_mut().connect(TEST, from, to, None).unwrap();
+        let identity = pair.ca.identity("evil", "peer");
+        let certificate = pair.ca.issue(&identity, Duration::from_secs(3600));
+        let name = ServerName::IpAddress(to.ip().into());
+        let tls = Tls::client(certificate.client_config(), name).unwrap();
+        let mut peer = Self {
+            sock,
+            tls,
+            out: Outgoing::default(),
+            plain: Vec::new(),
+        };
+        while !peer.turn(pair) {}
+        peer
+    }
+
+    /// Sends what is due, takes what came. True: the handshake is done (or the session is over).
+    fn turn(&mut self, pair: &mut Pair) -> bool {
+        let (came, _) = pair.read(self.sock);
+        let mut rx = vec![0; (128 << 10) + came.len()];
+        let held = self.tls.resume(&mut rx);
+        rx[held..held + came.len()].copy_from_slice(&came);
+        let opened = self
+            .tls
+            .open(&mut rx[..held + came.len()], &mut self.plain, &mut self.out);
+        pair.write(self.sock, self.out.pending());
+        self.out.clear();
+        pair.settle();
+        opened.is_ok_and(|opened| opened.established)
+    }
+
+    fn say(&mut self, pair: &mut Pair, bytes: &[u8]) {
+        self.tls.seal(bytes, &mut self.out).unwrap();
+        if !pair.net.borrow().was_reset(self.sock) {
+            pair.write(self.sock, self.out.pending());
+        }
+        self.out.clear();
+        pair.settle();
+    }
+}
+
+/// A frame of any type, mostly for streams that make some sense.
+fn frame(rng: &mut SmallRng) -> Vec<u8> {
+    let len = if rng.random_bool(0.8) {
+        rng.random_range(0..40)
+    } else {
+        rng.random_range(0..3000)
+    };
+    let mut frame = vec![
+        0,
+        (len >> 8) as u8,
+        len as u8,
+        rng.random_range(0..11),
+        rng.random(),
+    ];
+    frame.extend(rng.random_range(0..8_u32).to_be_bytes());
+    frame.extend((0..len).map(|_| rng.random::<u8>()));
+    frame
+}
+
+/// The preface and a few good requests for the pod's application.
+fn good_start(requests: usize) -> (Connection, Vec<u8>) {
+    let mut h2 = Connection::client(Config::client());
+    let mut bytes = std::mem::take(h2.output());
+    for _ in 0..requests {
+        let request = ConnectRequest::new("10.0.0.2:8080".parse().unwrap());
+        h2.open(&request).unwrap();
+        bytes.append(h2.output());
+    }
+    (h2, bytes)
+}
+
+#[test]
+fn random_frames_end_one_tunnel_at_most() {
+    for seed in 0..60 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut pair = Pair::started(seed, |_| {});
+        let mut peer = Peer::connect(&mut pair);
+        let (_, start) = good_start(rng.random_range(0..4));
+        peer.say(&mut pair, &start);
+        for _ in 0..rng.random_range(1..30) {
+            let bytes = frame(&mut rng);
+            peer.say(&mut pair, &bytes);
+        }
+        let neighbour = pair.call_server();
+        pair.write(neighbour, b"untouched");
+        pair.settle();
+        let arrived = std::iter::from_fn(|| pair.accept()).collect::<Vec<_>>();
+        assert!(
+            arrived
+                .iter()
+                .any(|sock| pair.read(*sock).0 == b"untouched"),
+            "seed {seed}"
+        );
+        pair.net.borrow_mut().close(peer.sock, true);
+        pair.settle();
+        let worker = &pair.workers[SERVER];
+        assert_eq!(
+            (worker.links.len(), worker.tunnels.len()),
+            (1, 1),
+            "seed {seed}: something is left"
+        );
+    }
+}
+
+#[test]
+fn requests_that_are_reset_at_once_leave_nothing_behind() {
+    let mut pair = Pair::started(5, |_| {});
+    let mut peer = Peer::connect(&mut pair);
+    let (mut h2, start) = good_start(0);
+    peer.say(&mut pair, &start);
+    for _ in 0..20 {
+        for _ in 0..10 {
+            let request = ConnectRequest::new("10.0.0.2:8080".parse().unwrap());
+            let stream = h2.open(&request).unwrap();
+            h2.reset(stream, ErrorCode::CANCEL);
+        }
+        let bytes = std::mem::take(h2.output());
+        peer.say(&mut pair, &bytes);
+    }
+    let worker = &pair.workers[SERVER];
+    assert_eq!(worker.links.len(), 0);
+    assert!(
+        pair.accept().is_none(),
+        "no application was dialled for a request that was gone"
+    );
+}
+
+#[test]
+fn an_early_end_of_the_peer_in_each_phase_leaves_nothing_behind() {
+    for bytes in [0, 1, 5, 100, 300] {
+        let mut pair = Pair::started(5, |_| {});
+        let (from, to) = (
+            IpAddr::from([10, 9, 9, 9]),
+            SocketAddr::new(address(SERVER), 15008),
+        );
+        let sock = pair.net.borrow_mut().connect(TEST, from, to, None).unwrap();
+        let mut hello = vec![22, 3, 1, 2, 0, 1, 0, 1, 252];
+        hello.resize(bytes, 3);
+        pair.write(sock, &hello);
+        pair.net.borrow_mut().end(sock);
+        pair.settle();
+        let worker = &pair.workers[SERVER];
+        assert_eq!(
+            (worker.links.len(), worker.tunnels.len()),
+            (0, 0),
+            "after {bytes} bytes"
+        );
+    }
+}
