@@ -49,13 +49,14 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A test executable lies in `<target>/<profile>/deps/`, whatever CARGO_TARGET_DIR was at build time.
+/// A test executable lies in `<target>/<profile>/deps/`, an example in `examples/`, whatever CARGO_TARGET_DIR was at build time.
 fn target_dir() -> Result<PathBuf> {
     if let Some(given) = env::var_os("CARGO_TARGET_DIR") {
         return Ok(given.into());
     }
     let executable = env::current_exe().context("current_exe")?;
-    let deps = executable.ancestors().find(|dir| dir.ends_with("deps"));
+    let inner = |dir: &&Path| dir.ends_with("deps") || dir.ends_with("examples");
+    let deps = executable.ancestors().find(inner);
     let profile = deps.and_then(Path::parent).or_else(|| executable.parent());
     profile
         .and_then(Path::parent)
