@@ -16,7 +16,7 @@ pub mod route;
 pub mod socket;
 pub mod strings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as ProtoDuration, UInt32Value};
 use prost::{Message, Name};

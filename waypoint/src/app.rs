@@ -1,0 +1,226 @@
+//! Wiring: settings → certificates, ADS, HBONE listener, admin, readiness, drain. Nothing is decided here.
+
+use crate::admin;
+use crate::config::{Config, subscriptions};
+use crate::listener;
+use crate::node;
+use crate::proxy::{Proxy, Times};
+use crate::report::{Metrics, Reporter};
+use crate::settings::Waypoint;
+use crate::state::types;
+use crate::upstream::Upstream;
+use crate::upstream::dial::{Certificates, Dialer, Peers};
+use anyhow::Context;
+use identity::Store;
+use identity::ca::CaClient;
+use identity::store::Priority;
+use runtime::admin::{Common, Router, Server, json_response};
+use runtime::exit::Exit;
+use runtime::logs::Logs;
+use runtime::metrics::Registry;
+use runtime::{Readiness, Shutdown};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How often idle connections are let go of.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Runs the waypoint until it is told to stop.
+pub async fn run(settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::new();
+    runtime::shutdown::signals(&shutdown)?;
+    let readiness = Readiness::new();
+    let registry = Registry::new();
+    let (synced, listening) = (
+        readiness.register("control plane"),
+        readiness.register("HBONE listener"),
+    );
+    let config = Config::default();
+    let (certificates, store) = certificates(&settings, &shutdown)?;
+    let proxy = proxy(
+        &settings,
+        &config,
+        &certificates,
+        &registry,
+        logs,
+        &shutdown,
+    )?;
+    let common = Common {
+        readiness: readiness.clone(),
+        metrics: registry,
+        logs: logs.clone(),
+        shutdown: shutdown.clone(),
+    };
+    serve_operators(&settings, common, &proxy, &certificates).await?;
+
+    let client = xds::client::ClientConfig {
+        node: node::node(&settings.own),
+        subscriptions: subscriptions(),
+        observer: Arc::new(()),
+    };
+    let channel = identity::grpc::channel(settings.xds.clone()).context("XDS_ADDRESS")?;
+    let (client, handle) = xds::client::Client::new(client, Box::new(config.clone()));
+    config.connect(handle.clone());
+    drop(shutdown.spawn_aside(client.run(channel, CancellationToken::new())));
+
+    let (inbound, identity, ready) = (
+        settings.listening.inbound,
+        settings.own.identity.clone(),
+        shutdown.clone(),
+    );
+    drop(shutdown.spawn_aside(async move {
+        if !handle.synced(&[types::CLUSTER, types::LISTENER]).await {
+            return;
+        }
+        drop(synced);
+        // A listener without a certificate would only refuse.
+        let mut watch = store.watch(&identity, Priority::RealTime);
+        let _ = watch.wait_for(|status| status.certificate.is_some()).await;
+        match listen(&proxy, inbound).await {
+            Ok(listeners) => {
+                drop(listening);
+                for listener in listeners {
+                    drop(ready.spawn(listener::run(proxy.clone(), listener, certificates.clone())));
+                }
+                sweep(&proxy).await;
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ready.drain();
+            }
+        }
+    }));
+    runtime::shutdown::run_to_end(&shutdown, &readiness, settings.drain).await;
+    Ok(Exit::Clean)
+}
+
+fn certificates(settings: &Waypoint, shutdown: &Shutdown) -> anyhow::Result<(Certificates, Store)> {
+    let channel = identity::grpc::channel(settings.ca.clone()).context("CA_ADDRESS")?;
+    let client = CaClient::new(channel, settings.certificates);
+    let (store, driver) = Store::new(Arc::new(client), |change| match change {
+        identity::store::Change::Issued(certificate) => {
+            tracing::info!(identity = %certificate.identity(), serial = certificate.serial(), "certificate issued");
+        }
+        identity::store::Change::Failed { identity, reason } => {
+            tracing::warn!(%identity, %reason, "no certificate")
+        }
+    });
+    let stop = shutdown.clone();
+    drop(shutdown.spawn_aside(async move { driver.run(stop.forced()).await }));
+    store.prefetch(&settings.own.identity);
+    let (held, identity) = (store.clone(), settings.own.identity.clone());
+    Ok((Arc::new(move || held.current(&identity)), store))
+}
+
+fn proxy(
+    settings: &Waypoint,
+    config: &Config,
+    certificates: &Certificates,
+    registry: &Registry,
+    logs: &Logs,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<Proxy>> {
+    let snapshot = config.snapshot();
+    let peers: Peers = {
+        let snapshot = snapshot.clone();
+        Arc::new(move || snapshot.load().tunnel_peers().map(<[_]>::to_vec))
+    };
+    let dialer = Dialer::new(
+        certificates.clone(),
+        peers,
+        settings.listening.hbone_port,
+        shutdown.clone(),
+    );
+    Ok(Arc::new(Proxy {
+        snapshot,
+        upstream: Upstream::new(dialer, shutdown.clone()),
+        reporter: Reporter {
+            metrics: Metrics::register(registry),
+            lines: logs.lines(),
+        },
+        shutdown: shutdown.clone(),
+        times: Times::default(),
+        started: Instant::now(),
+    }))
+}
+
+async fn serve_operators(
+    settings: &Waypoint,
+    common: Common,
+    proxy: &Arc<Proxy>,
+    certificates: &Certificates,
+) -> anyhow::Result<()> {
+    let stats = {
+        let registry = common.metrics.clone();
+        move |request: runtime::admin::Request| {
+            let accept = request
+                .headers()
+                .get(http::header::ACCEPT)
+                .and_then(|value| value.to_str().ok());
+            let (kind, body) = registry.encode(accept);
+            std::future::ready(runtime::admin::response(http::StatusCode::OK, kind, body))
+        }
+    };
+    let dump = {
+        let (proxy, certificates) = (proxy.clone(), certificates.clone());
+        move |_: runtime::admin::Request| {
+            let dump = admin::dump(
+                &proxy.snapshot.load(),
+                certificates().as_deref(),
+                proxy.now(),
+            );
+            std::future::ready(json_response(format!("{dump:#}\n")))
+        }
+    };
+    let shutdown = common.shutdown.clone();
+    let readiness = Router::new().readiness(&common.readiness);
+    let operators = Router::new()
+        .common(&common)
+        .route("/config_dump", dump)
+        .route("/stats/prometheus", stats.clone());
+    serve(settings.listening.readiness, readiness, &shutdown).await?;
+    serve(
+        settings.listening.stats,
+        Router::new().route("/stats/prometheus", stats),
+        &shutdown,
+    )
+    .await?;
+    serve(settings.listening.admin, operators, &shutdown).await
+}
+
+async fn serve(address: SocketAddr, router: Router, shutdown: &Shutdown) -> anyhow::Result<()> {
+    Server::bind(address).await?.serve(router, shutdown);
+    Ok(())
+}
+
+/// Binds where LDS says, or where the setting says.
+async fn listen(proxy: &Proxy, inbound: Option<SocketAddr>) -> anyhow::Result<Vec<TcpListener>> {
+    let terminate = loop {
+        // Synced, but the listener itself may have been refused: wait for a good one.
+        if let Some(terminate) = proxy.snapshot.load().terminate.clone() {
+            break terminate;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let addresses = inbound.map_or_else(|| terminate.addresses.clone(), |address| vec![address]);
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("HBONE listener {address}"))?;
+        tracing::info!(%address, "listening for HBONE");
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+async fn sweep(proxy: &Proxy) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        proxy.upstream.sweep();
+    }
+}

@@ -1,0 +1,98 @@
+//! Where ADS meets the compiled state: each push is applied resource by resource, published once, and the
+//! names of endpoint sets and route tables that are now wanted are asked for. Called by the xds client's task.
+
+#[cfg(test)]
+mod tests;
+
+use crate::state::{Snapshot, State, types};
+use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use xds::client::Handle;
+use xds::machine::Subscription;
+use xds::{Handler, Rejected, ResourceUpdate};
+
+/// The subscriptions of a waypoint, in the order in which they are asked for.
+pub fn subscriptions() -> Vec<Subscription> {
+    vec![
+        Subscription::all(types::CLUSTER),
+        Subscription::named(types::ENDPOINT, Vec::<String>::new()),
+        Subscription::all(types::LISTENER),
+        Subscription::named(types::ROUTE, Vec::<String>::new()),
+    ]
+}
+
+/// Applies pushes.
+#[derive(Clone, Default)]
+pub struct Config {
+    state: Arc<Mutex<State>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    handle: Arc<OnceLock<Handle>>,
+    asked: Arc<Mutex<Asked>>,
+}
+
+#[derive(Default)]
+struct Asked {
+    endpoints: BTreeSet<String>,
+    routes: BTreeSet<String>,
+}
+
+impl Config {
+    /// What the data path reads.
+    pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
+        self.snapshot.clone()
+    }
+
+    /// The client through which more names are asked for; to be given once, before its first push.
+    pub fn connect(&self, handle: Handle) {
+        let _ = self.handle.set(handle);
+    }
+
+    /// Applies one push; what is refused leaves its last good version in force.
+    pub fn apply(&self, type_url: &str, updates: Vec<ResourceUpdate>) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for update in updates {
+            match update {
+                ResourceUpdate::Remove { name } => state.remove(type_url, &name),
+                ResourceUpdate::Upsert { name, body, .. } => {
+                    if let Err(reason) = state.upsert(type_url, &name, &body) {
+                        tracing::warn!(resource = name, reason, "refused");
+                        rejected.push(Rejected { name, reason });
+                    }
+                }
+            }
+        }
+        self.snapshot.store(Arc::new(state.snapshot().clone()));
+        self.ask(&state);
+        rejected
+    }
+
+    fn ask(&self, state: &State) {
+        let Some(handle) = self.handle.get() else {
+            return;
+        };
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Asked { endpoints, routes } = &mut *asked;
+        change(handle, types::ENDPOINT, endpoints, state.wanted_endpoints());
+        change(handle, types::ROUTE, routes, state.wanted_routes());
+    }
+}
+
+fn change(handle: &Handle, type_url: &str, asked: &mut BTreeSet<String>, wanted: BTreeSet<String>) {
+    let more: Vec<String> = wanted.difference(asked).cloned().collect();
+    let fewer: Vec<String> = asked.difference(&wanted).cloned().collect();
+    if !more.is_empty() {
+        handle.subscribe(type_url, more);
+    }
+    if !fewer.is_empty() {
+        handle.unsubscribe(type_url, fewer);
+    }
+    *asked = wanted;
+}
+
+impl Handler for Config {
+    fn apply(&mut self, type_url: &str, updates: Vec<ResourceUpdate>) -> Vec<Rejected> {
+        Self::apply(self, type_url, updates)
+    }
+}

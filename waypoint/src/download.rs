@@ -1,0 +1,209 @@
+//! The body of an answer on its way down: counts, watches deadlines, and ends the request's record.
+
+use crate::cluster::{Counters, Guard, HostState};
+use crate::report::Record;
+use crate::upstream::{BodyError, Return};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+enum Source {
+    /// From an endpoint.
+    Upstream(Incoming),
+    /// Ours.
+    Local(Full<Bytes>),
+}
+
+/// What is counted until the answer has ended.
+#[derive(Default)]
+pub struct Held {
+    /// Gives the connection back.
+    pub connection: Option<Return>,
+    /// The endpoint is busy.
+    pub host: Option<Guard<HostState>>,
+    /// The request counts against the cluster's limits.
+    pub request: Option<Guard<Counters>>,
+    /// The retry too.
+    pub retry: Option<Guard<Counters>>,
+}
+
+/// An answer's body.
+pub struct Download {
+    source: Source,
+    record: Option<Box<Record>>,
+    held: Held,
+    deadline: Option<Pin<Box<Sleep>>>,
+    idle: Option<(Duration, Pin<Box<Sleep>>)>,
+    ended: bool,
+}
+
+impl Download {
+    /// A body that we made.
+    pub fn local(body: Bytes, record: Box<Record>) -> Self {
+        let (source, held) = (Source::Local(Full::new(body)), Held::default());
+        Self {
+            source,
+            record: Some(record),
+            held,
+            deadline: None,
+            idle: None,
+            ended: false,
+        }
+    }
+
+    /// A body from an endpoint; `deadline` is when the route's time is up.
+    pub fn upstream(body: Incoming, record: Box<Record>, held: Held) -> Self {
+        let source = Source::Upstream(body);
+        Self {
+            source,
+            record: Some(record),
+            held,
+            deadline: None,
+            idle: None,
+            ended: false,
+        }
+    }
+
+    /// The whole answer must have come by then.
+    #[must_use]
+    pub fn until(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        self
+    }
+
+    /// Something must come at least this often.
+    #[must_use]
+    pub fn idle(mut self, limit: Option<Duration>) -> Self {
+        self.idle = limit.map(|limit| (limit, Box::pin(tokio::time::sleep(limit))));
+        self
+    }
+
+    fn finish(&mut self, flags: Option<(&'static str, &str)>) {
+        self.ended = true;
+        if let (Some(record), Some((flags, details))) = (&mut self.record, flags) {
+            record.flags = flags;
+            record.details = details.into();
+        } else if let Some(connection) = self.held.connection.take() {
+            connection.keep();
+        }
+        self.held = Held::default();
+        self.record = None;
+    }
+
+    fn note_trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(record) = &mut self.record {
+            record.grpc_status = grpc_status(trailers).or(record.grpc_status);
+        }
+    }
+}
+
+/// `grpc-status` of a head or of trailers.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let late = self
+            .deadline
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        if late {
+            self.finish(Some(("UT", "response_timeout")));
+            return Poll::Ready(Some(Err("upstream request timeout".into())));
+        }
+        let poll = match &mut self.source {
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Source::Local(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+        };
+        match poll {
+            Poll::Pending => {
+                let idle = self
+                    .idle
+                    .as_mut()
+                    .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
+                if idle {
+                    self.finish(Some(("SI", "stream_idle_timeout")));
+                    return Poll::Ready(Some(Err("stream timeout".into())));
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some((limit, sleep)) = &mut self.idle {
+                    let next = Instant::now() + *limit;
+                    sleep.as_mut().reset(next);
+                }
+                if let (Some(data), Some(record)) = (frame.data_ref(), &mut self.record) {
+                    record.sent += data.len() as u64;
+                }
+                if let Some(trailers) = frame.trailers_ref() {
+                    let trailers = trailers.clone();
+                    self.note_trailers(&trailers);
+                }
+                if self.source_ended() {
+                    self.finish(None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.finish(Some((
+                    "UC",
+                    "upstream_reset_after_response_started{connection_termination}",
+                )));
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                self.finish(None);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.source_ended()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Upstream(body) => body.size_hint(),
+            Source::Local(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Download {
+    fn source_ended(&self) -> bool {
+        match &self.source {
+            Source::Upstream(body) => body.is_end_stream(),
+            Source::Local(body) => body.is_end_stream(),
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // An empty body is never polled.
+        let left = (!self.source_ended()).then_some(("DC", "downstream_remote_disconnect"));
+        self.finish(left);
+    }
+}

@@ -1,0 +1,285 @@
+//! HBONE in: accepts carriers, checks who they are, and gives each CONNECT to its chain. The chain is chosen
+//! by the compiled matcher; only where it asks for the protocol are the first bytes looked at.
+
+#[cfg(test)]
+mod tests;
+
+use crate::filters::rbac;
+use crate::io::{Io, Rewind, Spoken, sniff};
+use crate::model::listener::{Chain, ChainKind, HttpChain, Protocols, Terminate};
+use crate::proxy::Proxy;
+use crate::request;
+use crate::tcp;
+use crate::tunnel::Tunnel;
+use crate::upstream::Spawner;
+use crate::upstream::dial::{Certificates, check_peer};
+use hbone::headers::ConnectResponse;
+use hbone::tokio::server::{self, Responder};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use identity::{Certificate, Identity};
+use runtime::accept::{Advice, advice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// Status of a CONNECT to a place that is not here.
+const NOT_HERE: u16 = 503;
+/// Status of a CONNECT that a policy refuses.
+const DENIED: u16 = 403;
+/// Streams of one inner HTTP/2 connection.
+const INNER_STREAMS: u32 = 100;
+
+/// Accepts carriers until drain.
+pub async fn run(proxy: Arc<Proxy>, listener: TcpListener, certificates: Certificates) {
+    loop {
+        let accepted = tokio::select! {
+            () = proxy.shutdown.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                let (proxy_, certificates) = (proxy.clone(), certificates.clone());
+                let work = async move { carrier(proxy_, stream, remote, &certificates).await };
+                drop(proxy.shutdown.spawn(work));
+            }
+            Err(error) => match advice(&error) {
+                Advice::Stop => {
+                    tracing::error!(%error, "the HBONE listener is broken");
+                    return;
+                }
+                Advice::Pause(pause) => tokio::time::sleep(pause).await,
+                Advice::Next => {}
+            },
+        }
+    }
+}
+
+/// One carrier: handshake, identity, then CONNECT after CONNECT.
+async fn carrier(
+    proxy: Arc<Proxy>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    certificates: &Certificates,
+) {
+    let Some(terminate) = proxy.snapshot.load().terminate.clone() else {
+        return;
+    };
+    let Some(certificate) = certificates() else {
+        tracing::warn!(%remote, "HBONE connection refused: no certificate yet");
+        return;
+    };
+    let _ = stream.set_nodelay(true);
+    let handshake = TlsAcceptor::from(certificate.server_config()).accept(stream);
+    let tls = match tokio::time::timeout(proxy.times.handshake, handshake).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return tracing::info!(%remote, %error, "HBONE handshake failed"),
+        Err(_) => return tracing::info!(%remote, "HBONE handshake took too long"),
+    };
+    let peer = match check(&tls, &terminate, &certificate) {
+        Ok(peer) => peer,
+        Err(why) => return tracing::info!(%remote, why, "HBONE peer refused"),
+    };
+    let mut config = hbone::proto::Config::server();
+    config.max_concurrent_streams = terminate.max_streams;
+    let (mut incoming, driver) = server::accept(tls, config);
+    let driven = proxy.shutdown.spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, %remote, "HBONE connection ended");
+        }
+    });
+    drop(driven);
+    let mut draining = false;
+    loop {
+        let next = tokio::select! {
+            next = incoming.next() => next,
+            () = proxy.shutdown.draining(), if !draining => {
+                draining = true;
+                incoming.drainer().drain();
+                continue;
+            }
+        };
+        let Some((request, responder)) = next else {
+            return;
+        };
+        let tunnel = Arc::new(Tunnel::new(
+            request,
+            peer.clone(),
+            certificate.identity().clone(),
+            remote,
+        ));
+        let (proxy_, terminate) = (proxy.clone(), terminate.clone());
+        drop(
+            proxy
+                .shutdown
+                .spawn(async move { connect(proxy_, tunnel, &terminate, responder).await }),
+        );
+    }
+}
+
+/// Who the peer is, if it may speak to us.
+fn check(
+    tls: &tokio_rustls::server::TlsStream<TcpStream>,
+    terminate: &Terminate,
+    certificate: &Certificate,
+) -> Result<Identity, String> {
+    let peer = check_peer(tls.get_ref().1.peer_certificates(), &terminate.peers)
+        .map_err(|error| error.to_string())?;
+    if terminate.peers.is_empty() {
+        // No list was sent: our own trust domain is the only one that we know.
+        identity::peer::same_trust_domain(&peer, certificate.identity())
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(peer)
+}
+
+/// One CONNECT.
+async fn connect(
+    proxy: Arc<Proxy>,
+    tunnel: Arc<Tunnel>,
+    terminate: &Terminate,
+    responder: Responder,
+) {
+    let peer = Some(tunnel.peer.uri());
+    let facts =
+        rbac::Facts::of_connection(peer, tunnel.source(), tunnel.ip(), tunnel.authority.port);
+    if let Some(policy) = terminate
+        .rbac
+        .iter()
+        .find_map(|filter| denied(filter, &facts))
+    {
+        tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, policy, "CONNECT denied");
+        return responder.refuse(&ConnectResponse::status(DENIED));
+    }
+    let snapshot = proxy.snapshot.load_full();
+    let chosen =
+        snapshot
+            .inbound
+            .choose(&tunnel.authority_text, tunnel.ip(), tunnel.authority.port);
+    let Some(protocols) = chosen.cloned() else {
+        tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, "CONNECT to a place that is not here");
+        return responder.refuse(&ConnectResponse::status(NOT_HERE));
+    };
+    let stream = responder.accept(&ConnectResponse::ok());
+    serve(proxy, tunnel, &protocols, Box::new(stream)).await;
+}
+
+fn denied(filter: &crate::model::Rbac, facts: &rbac::Facts<'_>) -> Option<String> {
+    match rbac::judge(filter, facts) {
+        rbac::Verdict::Pass => None,
+        rbac::Verdict::Deny(policy) => Some(policy.as_deref().unwrap_or("none").to_owned()),
+    }
+}
+
+/// The bytes inside a tunnel.
+pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, protocols: &Protocols, io: Io) {
+    let snapshot = proxy.snapshot.load_full();
+    let chain =
+        |name: &Option<Arc<str>>| name.as_ref().and_then(|name| snapshot.chain(name)).cloned();
+    if let Some(fixed) = protocols.fixed()
+        && let Some(chain) = snapshot.chain(fixed).cloned()
+    {
+        match &chain.kind {
+            ChainKind::Tcp(_) => return tcp::serve(&proxy, tunnel, chain, io).await,
+            ChainKind::Http(_) => {
+                // Nothing but HTTP may come, so it may take its time.
+                let Ok((spoken, io)) = sniff(io, proxy.times.head).await else {
+                    return;
+                };
+                if spoken != Spoken::Other {
+                    http(proxy, tunnel, chain, io, spoken).await;
+                }
+                return;
+            }
+        }
+    }
+    let patience = if protocols.other.is_some() {
+        proxy.times.sniff
+    } else {
+        proxy.times.head
+    };
+    let Ok((spoken, io)) = sniff(io, patience).await else {
+        return;
+    };
+    let chosen = match spoken {
+        Spoken::Http1 => chain(&protocols.http1).or_else(|| chain(&protocols.other)),
+        Spoken::Http2 => chain(&protocols.http2).or_else(|| chain(&protocols.other)),
+        Spoken::Other => chain(&protocols.other),
+    };
+    let Some(chain) = chosen else { return };
+    match (&chain.kind, spoken) {
+        (ChainKind::Tcp(_), _) => tcp::serve(&proxy, tunnel, chain, Box::new(io)).await,
+        (ChainKind::Http(_), Spoken::Other) => {}
+        (ChainKind::Http(_), _) => http(proxy, tunnel, chain, io, spoken).await,
+    }
+}
+
+async fn http(
+    proxy: Arc<Proxy>,
+    tunnel: Arc<Tunnel>,
+    chain: Arc<Chain>,
+    io: Rewind,
+    spoken: Spoken,
+) {
+    let ChainKind::Http(config) = &chain.kind else {
+        return;
+    };
+    let config: HttpChain = (**config).clone();
+    let service = {
+        let (proxy, chain) = (proxy.clone(), chain.clone());
+        service_fn(move |request| {
+            let work = request::serve(proxy.clone(), tunnel.clone(), chain.clone(), request);
+            async move { Ok::<_, std::convert::Infallible>(Box::pin(work).await) }
+        })
+    };
+    let io = TokioIo::new(io);
+    let head = config.idle_timeout.unwrap_or(Duration::from_secs(3600));
+    let ended = if spoken == Spoken::Http2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(Spawner(proxy.shutdown.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(INNER_STREAMS);
+        builder.max_header_list_size(u32::try_from(config.max_head).unwrap_or(u32::MAX));
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = proxy.shutdown.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(head)
+            .max_buf_size(config.max_head.max(8 << 10));
+        builder.half_close(true);
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = proxy.shutdown.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "inner connection ended");
+    }
+}
+
+/// The facts of a CONNECT, for tests of other modules.
+#[cfg(test)]
+pub fn tunnel_of(authority: &str, peer: &Identity, local: &Identity) -> Arc<Tunnel> {
+    let request =
+        hbone::headers::ConnectRequest::new(authority.parse().expect("a valid authority"));
+    Arc::new(Tunnel::new(
+        request,
+        peer.clone(),
+        local.clone(),
+        ([10, 0, 0, 9], 40_000).into(),
+    ))
+}

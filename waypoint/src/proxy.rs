@@ -1,0 +1,54 @@
+//! What the parts of the data path share: the configuration in force, upstream connections, reports.
+//! Made by `app`, passed by reference to `listener`, `request` and `tcp`.
+
+use crate::report::Reporter;
+use crate::state::Snapshot;
+use crate::upstream::Upstream;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Times of the data path; constants but in tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// How long the first bytes of a connection may keep us waiting before it is taken for TCP.
+    pub sniff: Duration,
+    /// Deadline of a TLS handshake.
+    pub handshake: Duration,
+    /// Deadline of the head of a first request, where nothing but HTTP may be spoken.
+    pub head: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            // Long enough for a client that speaks first on a busy machine; a server-first protocol pays it once.
+            sniff: Duration::from_millis(250),
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The data path's shared parts.
+pub struct Proxy {
+    /// The configuration in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Connections to endpoints.
+    pub upstream: Upstream,
+    /// Metrics and access log.
+    pub reporter: Reporter,
+    /// Drain and force.
+    pub shutdown: runtime::Shutdown,
+    /// Deadlines.
+    pub times: Times,
+    /// The clock's origin for ejection times.
+    pub started: Instant,
+}
+
+impl Proxy {
+    /// Time since the start.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}

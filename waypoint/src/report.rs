@@ -1,0 +1,28 @@
+//! Istio's metrics with reporter `waypoint`, and access log lines. One `Record` per request and one per TCP
+//! connection; finishing it writes both.
+
+pub mod metrics;
+pub mod record;
+
+pub use metrics::Metrics;
+pub use record::{Record, TcpRecord};
+
+use crate::model::access::AccessLog;
+use runtime::access::Writer;
+
+/// Where reports go.
+#[derive(Clone)]
+pub struct Reporter {
+    /// Counters.
+    pub metrics: Metrics,
+    /// Lines.
+    pub lines: Writer,
+}
+
+impl Reporter {
+    fn log(&self, logs: &[AccessLog], status: u16, flags: &str, facts: &dyn crate::format::Facts) {
+        for log in logs.iter().filter(|log| log.filter.admits(status, flags)) {
+            self.lines.write(log.format.write(facts, "-"));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The metric families. Names and labels are upstream's (istio.io, standard metrics).
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::histogram::Histogram;
+use runtime::metrics::Registry;
+
+/// One set of labels, in a fixed order.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// Bounds of durations in milliseconds and of sizes in bytes: Istio's.
+const DURATIONS: [f64; 19] = [
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5,
+    1.8e6, 3.6e6,
+];
+const SIZES: [f64; 9] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
+
+/// Makes histograms with given bounds.
+#[derive(Clone)]
+pub struct Bounds(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// All families.
+#[derive(Clone)]
+pub struct Metrics {
+    /// `istio_requests_total`.
+    pub requests: Family<Labels, Counter>,
+    /// `istio_request_duration_milliseconds`.
+    pub duration: Family<Labels, Histogram, Bounds>,
+    /// `istio_request_bytes`.
+    pub request_bytes: Family<Labels, Histogram, Bounds>,
+    /// `istio_response_bytes`.
+    pub response_bytes: Family<Labels, Histogram, Bounds>,
+    /// `istio_tcp_connections_opened_total`.
+    pub opened: Family<Labels, Counter>,
+    /// `istio_tcp_connections_closed_total`.
+    pub closed: Family<Labels, Counter>,
+    /// `istio_tcp_received_bytes_total`.
+    pub received: Family<Labels, Counter>,
+    /// `istio_tcp_sent_bytes_total`.
+    pub sent: Family<Labels, Counter>,
+}
+
+impl Metrics {
+    /// Registers all families.
+    pub fn register(registry: &Registry) -> Self {
+        let histogram = |name: &str, help: &str, bounds: &'static [f64]| {
+            registry.register(name, help, Family::new_with_constructor(Bounds(bounds)))
+        };
+        let counter = |name: &str, help: &str| registry.register(name, help, Family::default());
+        Self {
+            requests: counter("istio_requests", "Requests"),
+            duration: histogram(
+                "istio_request_duration_milliseconds",
+                "Duration of requests",
+                &DURATIONS,
+            ),
+            request_bytes: histogram("istio_request_bytes", "Sizes of request bodies", &SIZES),
+            response_bytes: histogram("istio_response_bytes", "Sizes of response bodies", &SIZES),
+            opened: counter("istio_tcp_connections_opened", "TCP connections opened"),
+            closed: counter("istio_tcp_connections_closed", "TCP connections closed"),
+            received: counter("istio_tcp_received_bytes", "Bytes received from clients"),
+            sent: counter("istio_tcp_sent_bytes", "Bytes sent to clients"),
+        }
+    }
+}

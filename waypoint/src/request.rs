@@ -1,0 +1,568 @@
+//! The one request path: normalise → route → filters in the written order → answer or `forward` → report.
+//! Called by `listener` for each request of an HTTP chain.
+
+use crate::download::Download;
+use crate::filters::{cors, fault, rbac};
+use crate::forward;
+use crate::model::listener::{Chain, ChainKind, HttpChain, HttpFilter, ServerMode};
+use crate::model::route::{Abort, Route, RouteAction, RouteTable, VirtualHost};
+use crate::model::text::RequestView;
+use crate::path::{Normalized, Options, normalize};
+use crate::proxy::Proxy;
+use crate::reason::Reason;
+use crate::report::Record;
+use crate::route;
+use crate::state::Snapshot;
+use crate::tunnel::Tunnel;
+use crate::upload::{RECORDED, Upload};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use rand::RngExt;
+use std::sync::Arc;
+
+/// A request on its way, and all that was found out about it.
+pub struct Exchange {
+    /// The configuration that this request is served under.
+    pub snapshot: Arc<Snapshot>,
+    /// Its chain.
+    pub chain: Arc<Chain>,
+    /// The tunnel it came through.
+    pub tunnel: Arc<Tunnel>,
+    /// Head, as it will be sent up.
+    pub head: http::request::Parts,
+    /// Path with query, after normalisation and rewrites.
+    pub target: String,
+    /// `:authority`.
+    pub authority: String,
+    /// Its body.
+    pub upload: Upload,
+    /// Its report.
+    pub record: Box<Record>,
+    /// The client asks for a websocket, and may.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Exchange {
+    /// What routes and policies look at.
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: self.head.method.as_str(),
+            path: &self.target,
+            authority: &self.authority,
+            scheme: "http",
+            headers: &self.head.headers,
+        }
+    }
+
+    fn http(&self) -> Option<&HttpChain> {
+        match &self.chain.kind {
+            ChainKind::Http(chain) => Some(chain),
+            ChainKind::Tcp(_) => None,
+        }
+    }
+}
+
+/// A route with its surroundings.
+#[derive(Clone)]
+pub struct Chosen {
+    /// The table.
+    pub table: Arc<RouteTable>,
+    /// Its host.
+    pub host: VirtualHost,
+    /// The route.
+    pub route: Arc<Route>,
+}
+
+/// Serves one request; every error ends here as an answer.
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    tunnel: Arc<Tunnel>,
+    chain: Arc<Chain>,
+    request: Request<Incoming>,
+) -> Response<Download> {
+    let snapshot = proxy.snapshot.load_full();
+    // The chain of this moment, not of the connection's beginning: a push acts at the next request.
+    let chain = snapshot.chain(&chain.name).cloned().unwrap_or(chain);
+    let (mut head, body) = request.into_parts();
+    let record = Box::new(Record::begin(
+        proxy.reporter.clone(),
+        chain.clone(),
+        tunnel.clone(),
+        &head,
+    ));
+    let ChainKind::Http(config) = &chain.kind else {
+        return answer(record, &Reason::NoRoute, None);
+    };
+    let upgrade = take_upgrade(&mut head, config);
+    let refused_upgrade = upgrade.is_none() && wants_upgrade(&head);
+    let authority = authority_of(&head);
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str())
+        .to_owned();
+    let upload = Upload::new(body, RECORDED);
+    let mut exchange = Exchange {
+        snapshot: snapshot.clone(),
+        chain: chain.clone(),
+        tunnel,
+        head,
+        target,
+        authority,
+        upload,
+        record,
+        upgrade,
+    };
+    exchange.record.path = exchange.target.clone();
+    exchange.record.authority = exchange.authority.clone();
+    exchange.record.upload = Some(exchange.upload.clone());
+    let checked = if refused_upgrade {
+        Err(Stop::Reason(Reason::UpgradeRefused))
+    } else {
+        prepare(&mut exchange, config)
+    };
+    if let Err(stop) = checked {
+        exchange.record.request = exchange.head.headers.clone();
+        return stop.answer(exchange.record, config, None);
+    }
+    let chosen = choose(&exchange, config);
+    exchange.record.request = exchange.head.headers.clone();
+    if let Some(chosen) = &chosen {
+        exchange.record.route = chosen.route.name.clone();
+    }
+    let origin = match filters(&proxy, &mut exchange, config, chosen.as_ref()).await {
+        Ok(origin) => origin,
+        Err(stop) => return stop.answer(exchange.record, config, chosen.as_ref()),
+    };
+    let Some(chosen) = chosen else {
+        return answer(exchange.record, &Reason::NoRoute, Some(config));
+    };
+    let mut response = act(&proxy, exchange, config, &chosen).await;
+    if let (Some(origin), Some(policy)) = (origin, &chosen.route.cors) {
+        cors::decorate(policy, origin, response.headers_mut());
+    }
+    response
+}
+
+/// A request that ends before it is forwarded.
+enum Stop {
+    Reason(Reason),
+    /// An answer that is no failure: status, headers.
+    Plain(StatusCode, HeaderMap),
+}
+
+impl Stop {
+    fn answer(
+        self,
+        mut record: Box<Record>,
+        config: &HttpChain,
+        chosen: Option<&Chosen>,
+    ) -> Response<Download> {
+        match self {
+            Self::Reason(reason) => {
+                let mut response = answer(record, &reason, Some(config));
+                decorate_operation(config, chosen, response.headers_mut());
+                response
+            }
+            Self::Plain(status, headers) => {
+                record.status = status.as_u16();
+                record.flags = "";
+                record.details = "direct_response".into();
+                let mut response = plain(record, config, status, Bytes::new());
+                response.headers_mut().extend(headers);
+                response
+            }
+        }
+    }
+}
+
+/// HTTP version, path and headers as Envoy's connection manager leaves them.
+fn prepare(exchange: &mut Exchange, config: &HttpChain) -> Result<(), Stop> {
+    if matches!(exchange.head.version, Version::HTTP_10 | Version::HTTP_09) && !config.http10 {
+        return Err(Stop::Reason(Reason::Http10));
+    }
+    if exchange.authority.is_empty() || exchange.head.method == http::Method::CONNECT {
+        return Err(Stop::Reason(Reason::BadRequest("missing_host_header")));
+    }
+    let options = Options {
+        normalize: config.normalize_path,
+        merge_slashes: config.merge_slashes,
+        escaped: config.escaped_slashes,
+    };
+    match normalize(&exchange.target, options) {
+        Normalized::Same => {}
+        Normalized::Changed(target) => exchange.target = target,
+        Normalized::Rejected => {
+            return Err(Stop::Reason(Reason::BadRequest(
+                "path_normalization_failed",
+            )));
+        }
+        Normalized::Redirect(target) => {
+            let mut headers = HeaderMap::new();
+            let location = HeaderValue::from_str(&target);
+            headers.insert(
+                header::LOCATION,
+                location.map_err(|_| Stop::Reason(Reason::BadRequest("path")))?,
+            );
+            return Err(Stop::Plain(StatusCode::TEMPORARY_REDIRECT, headers));
+        }
+    }
+    clean_headers(&mut exchange.head.headers);
+    Ok(())
+}
+
+/// Takes away what a client may not tell, and adds what Envoy adds.
+fn clean_headers(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(header::HOST);
+    headers.remove("x-forwarded-client-cert");
+    let control: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-envoy-"))
+        .cloned()
+        .collect();
+    for name in control {
+        headers.remove(name);
+    }
+    if !headers.contains_key("x-forwarded-proto") {
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    }
+    if !headers.contains_key("x-request-id")
+        && let Ok(id) = HeaderValue::from_str(&random_uuid())
+    {
+        headers.insert("x-request-id", id);
+    }
+}
+
+/// Headers of one hop, among them those that `connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .collect();
+    let trailers = headers
+        .get(header::TE)
+        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+        "te",
+    ] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn random_uuid() -> String {
+    let mut bytes: u128 = rand::rng().random();
+    bytes = (bytes & !(0xf000u128 << 64)) | (0x4000u128 << 64);
+    bytes = (bytes & !(0xc000u128 << 48)) | (0x8000u128 << 48);
+    let hex = format!("{bytes:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+fn authority_of(head: &http::request::Parts) -> String {
+    match head.uri.authority() {
+        Some(authority) => authority.as_str().to_owned(),
+        None => head
+            .headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+fn wants_upgrade(head: &http::request::Parts) -> bool {
+    let connection = head.headers.get_all(header::CONNECTION).iter();
+    let mut words = connection
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    head.headers.contains_key(header::UPGRADE) && words.any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
+        // An offer of h2c is not taken; it is no reason to refuse the request.
+        && !head.headers.get(header::UPGRADE).is_some_and(|what| what.as_bytes().eq_ignore_ascii_case(b"h2c"))
+}
+
+fn take_upgrade(
+    head: &mut http::request::Parts,
+    config: &HttpChain,
+) -> Option<hyper::upgrade::OnUpgrade> {
+    let websocket = head
+        .headers
+        .get(header::UPGRADE)?
+        .as_bytes()
+        .eq_ignore_ascii_case(b"websocket");
+    if !(config.websocket && websocket && wants_upgrade(head)) {
+        return None;
+    }
+    head.extensions.remove::<hyper::upgrade::OnUpgrade>()
+}
+
+fn choose(exchange: &Exchange, config: &HttpChain) -> Option<Chosen> {
+    let table = exchange.snapshot.routes(config)?;
+    let (host, route) = route::select(table, &exchange.view())?;
+    Some(Chosen {
+        table: table.clone(),
+        host: VirtualHost {
+            routes: Vec::new(),
+            ..host.clone()
+        },
+        route: route.clone(),
+    })
+}
+
+/// Runs the filters in order. Yields the origin that CORS admits.
+async fn filters(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    config: &HttpChain,
+    chosen: Option<&Chosen>,
+) -> Result<Option<HeaderValue>, Stop> {
+    let mut origin = None;
+    for filter in &config.filters {
+        match filter {
+            HttpFilter::Rbac(filter) => authorize(exchange, filter)?,
+            HttpFilter::Fault => inject(proxy, exchange, chosen).await?,
+            HttpFilter::Cors => {
+                let Some(policy) = chosen.and_then(|chosen| chosen.route.cors.as_ref()) else {
+                    continue;
+                };
+                let headers = &exchange.head.headers;
+                if let Some(response) = cors::preflight(policy, &exchange.head.method, headers) {
+                    return Err(Stop::Plain(response.status(), response.headers().clone()));
+                }
+                origin = cors::admitted(policy, headers);
+            }
+            HttpFilter::ClientIdentity => {
+                let tunnel = &exchange.tunnel;
+                let text = format!("By={};URI={}", tunnel.local.uri(), tunnel.peer.uri());
+                if let Ok(value) = HeaderValue::from_str(&text) {
+                    exchange
+                        .head
+                        .headers
+                        .insert("x-forwarded-client-cert", value);
+                }
+            }
+        }
+    }
+    Ok(origin)
+}
+
+fn authorize(exchange: &Exchange, filter: &crate::model::Rbac) -> Result<(), Stop> {
+    let view = exchange.view();
+    let tunnel = &exchange.tunnel;
+    let facts = rbac::Facts {
+        peer: Some(tunnel.peer.uri()),
+        source: tunnel.source().ip(),
+        destination: tunnel.ip(),
+        port: tunnel.authority.port,
+        request: Some(&view),
+    };
+    if let Some(rbac::Verdict::Deny(policy)) = rbac::judge_shadow(filter, &facts) {
+        tracing::debug!(
+            policy = policy.as_deref().unwrap_or("none"),
+            "dry run: would deny"
+        );
+    }
+    match rbac::judge(filter, &facts) {
+        rbac::Verdict::Pass => Ok(()),
+        rbac::Verdict::Deny(policy) => Err(Stop::Reason(Reason::Denied(policy))),
+    }
+}
+
+async fn inject(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    chosen: Option<&Chosen>,
+) -> Result<(), Stop> {
+    let Some(policy) = chosen.and_then(|chosen| chosen.route.fault.as_ref()) else {
+        return Ok(());
+    };
+    let plan = fault::plan(policy, &exchange.view(), &mut rand::rng());
+    if let Some(delay) = plan.delay {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = proxy.shutdown.forced() => {}
+        }
+    }
+    match plan.abort {
+        None => Ok(()),
+        Some(Abort::Http(status)) => Err(Stop::Reason(Reason::Fault(status))),
+        Some(Abort::Grpc(code)) => {
+            exchange.record.grpc = true;
+            exchange.record.grpc_status = Some(code);
+            Err(Stop::Reason(Reason::Fault(StatusCode::OK)))
+        }
+    }
+}
+
+/// Does what the route says.
+async fn act(
+    proxy: &Arc<Proxy>,
+    mut exchange: Exchange,
+    config: &HttpChain,
+    chosen: &Chosen,
+) -> Response<Download> {
+    match &chosen.route.action {
+        RouteAction::Forward(forward) => {
+            let mut response = forward::forward(proxy, exchange, chosen, forward).await;
+            finish_head(config, chosen, response.headers_mut());
+            response
+        }
+        RouteAction::Redirect(redirect) => {
+            let location = route::location(redirect, &chosen.route.matches.path, &exchange.view());
+            let record = &mut exchange.record;
+            record.status = redirect.status.as_u16();
+            record.flags = "";
+            record.details = "direct_response".into();
+            let mut response = plain(exchange.record, config, redirect.status, Bytes::new());
+            if let Ok(location) = HeaderValue::from_str(&location) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            local_changes(chosen, response.headers_mut());
+            finish_head(config, chosen, response.headers_mut());
+            response
+        }
+        RouteAction::Direct { status, body } => {
+            exchange.record.status = status.as_u16();
+            exchange.record.flags = "";
+            exchange.record.details = "direct_response".into();
+            let mut response = plain(exchange.record, config, *status, body.clone());
+            local_changes(chosen, response.headers_mut());
+            finish_head(config, chosen, response.headers_mut());
+            response
+        }
+    }
+}
+
+fn local_changes(chosen: &Chosen, headers: &mut HeaderMap) {
+    let no_facts = |_: &crate::format::Format, _: &HeaderMap| String::new();
+    for changes in [
+        &chosen.route.headers,
+        &chosen.host.headers,
+        &chosen.table.headers,
+    ] {
+        route::change_headers(&changes.response, headers, &no_facts);
+    }
+}
+
+/// `server` and the decorator's operation.
+fn finish_head(config: &HttpChain, chosen: &Chosen, headers: &mut HeaderMap) {
+    match config.server_mode {
+        ServerMode::Overwrite => drop(headers.insert(header::SERVER, config.server.clone())),
+        ServerMode::IfAbsent if !headers.contains_key(header::SERVER) => {
+            headers.insert(header::SERVER, config.server.clone());
+        }
+        ServerMode::IfAbsent | ServerMode::PassThrough => {}
+    }
+    decorate_operation(config, Some(chosen), headers);
+}
+
+fn decorate_operation(_: &HttpChain, chosen: Option<&Chosen>, headers: &mut HeaderMap) {
+    if let Some(operation) = chosen.and_then(|chosen| chosen.route.operation.as_ref()) {
+        headers.insert("x-envoy-decorator-operation", operation.clone());
+    }
+}
+
+/// The answer for a reason: the one join from errors to what the client reads.
+pub fn answer(
+    mut record: Box<Record>,
+    reason: &Reason,
+    config: Option<&HttpChain>,
+) -> Response<Download> {
+    record.local(reason);
+    let body = reason.body();
+    if record.grpc {
+        return grpc_answer(record, reason, &body, config);
+    }
+    let status = reason.status();
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    if !body.is_empty() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    server(config, response.headers_mut());
+    record.response = response.headers().clone();
+    response.map(|()| Download::local(body.into(), record))
+}
+
+/// A gRPC client reads the status from the head: 200 without a body.
+fn grpc_answer(
+    mut record: Box<Record>,
+    reason: &Reason,
+    message: &str,
+    config: Option<&HttpChain>,
+) -> Response<Download> {
+    let code = record.grpc_status.unwrap_or_else(|| reason.grpc_status());
+    record.grpc_status = Some(code);
+    record.status = 200;
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert("grpc-status", HeaderValue::from(code));
+    if let Ok(message) = HeaderValue::from_str(&message.replace('%', "%25")) {
+        headers.insert("grpc-message", message);
+    }
+    server(config, headers);
+    response.map(|()| Download::local(Bytes::new(), record))
+}
+
+fn server(config: Option<&HttpChain>, headers: &mut HeaderMap) {
+    if let Some(config) = config.filter(|config| config.server_mode != ServerMode::PassThrough) {
+        headers.insert(header::SERVER, config.server.clone());
+    }
+}
+
+/// An answer of ours that is no failure.
+fn plain(
+    mut record: Box<Record>,
+    config: &HttpChain,
+    status: StatusCode,
+    body: Bytes,
+) -> Response<Download> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    if !body.is_empty() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    server(Some(config), response.headers_mut());
+    record.response = response.headers().clone();
+    response.map(|()| Download::local(body, record))
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let http = self.http().is_some();
+        f.debug_struct("Exchange")
+            .field("target", &self.target)
+            .field("http", &http)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,209 @@
+//! The body of a request on its way up: streamed, and recorded up to a bound so that a second try or a
+//! mirror can read it again. Made by `request`, read by hyper's client.
+
+use crate::upstream::BodyError;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How much of a body is kept for a second try: enough for calls with small messages, little enough that
+/// ten thousand of them fit into memory.
+pub const RECORDED: usize = 64 << 10;
+
+#[derive(Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl From<Piece> for Frame<Bytes> {
+    fn from(piece: Piece) -> Self {
+        match piece {
+            Piece::Data(data) => Self::data(data),
+            Piece::Trailers(trailers) => Self::trailers(trailers),
+        }
+    }
+}
+
+struct State {
+    incoming: Incoming,
+    recorded: Vec<Piece>,
+    size: usize,
+    /// Bytes that may be recorded; more than that ends the recording.
+    cap: usize,
+    complete: bool,
+    lost: bool,
+    failed: bool,
+}
+
+/// A request's body.
+#[derive(Clone)]
+pub struct Upload {
+    state: Arc<Mutex<State>>,
+    bytes: Arc<AtomicU64>,
+    ended: watch::Sender<Option<Instant>>,
+}
+
+impl Upload {
+    /// A body of which up to `cap` bytes are recorded.
+    pub fn new(incoming: Incoming, cap: usize) -> Self {
+        let complete = incoming.is_end_stream();
+        let state = State {
+            incoming,
+            recorded: Vec::new(),
+            size: 0,
+            cap,
+            complete,
+            lost: false,
+            failed: false,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            bytes: Arc::default(),
+            ended: watch::Sender::new(complete.then(Instant::now)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reader from the beginning. Only if [`Upload::can_replay`].
+    pub fn reader(&self) -> Reader {
+        Reader {
+            upload: self.clone(),
+            at: 0,
+        }
+    }
+
+    /// Can it be read (again) from the beginning?
+    pub fn can_replay(&self) -> bool {
+        !self.lock().lost
+    }
+
+    /// Did the client's side fail in the middle?
+    pub fn failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    /// Bytes that came from the client so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Waits until the client has sent all of it (or has failed).
+    pub async fn ended(&self) {
+        // The sender lives in `self`.
+        let _ = self.ended.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// When the client had sent all of it.
+    pub fn ended_at(&self) -> Option<Instant> {
+        *self.ended.borrow()
+    }
+}
+
+/// Reads an upload from the beginning.
+pub struct Reader {
+    upload: Upload,
+    at: usize,
+}
+
+impl Body for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let upload = self.upload.clone();
+        let mut state = upload.lock();
+        if !state.lost
+            && let Some(piece) = state.recorded.get(self.at)
+        {
+            let piece = piece.clone();
+            self.at += 1;
+            return Poll::Ready(Some(Ok(piece.into())));
+        }
+        if state.complete {
+            return Poll::Ready(None);
+        }
+        if state.failed {
+            return Poll::Ready(Some(Err("the client's body ended early".into())));
+        }
+        let frame = std::task::ready!(Pin::new(&mut state.incoming).poll_frame(cx));
+        let Some(frame) = frame else {
+            state.complete = true;
+            upload.ended.send_replace(Some(Instant::now()));
+            return Poll::Ready(None);
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                state.failed = true;
+                upload.ended.send_replace(Some(Instant::now()));
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        };
+        if let Some(data) = frame.data_ref() {
+            upload.bytes.fetch_add(data.len() as u64, Relaxed);
+        }
+        let piece = match frame.into_data() {
+            Ok(data) => Piece::Data(data),
+            Err(frame) => match frame.into_trailers() {
+                Ok(trailers) => Piece::Trailers(trailers),
+                Err(_) => return Poll::Ready(None),
+            },
+        };
+        state.record(&piece);
+        self.at += 1;
+        if state.incoming.is_end_stream() {
+            state.complete = true;
+            upload.ended.send_replace(Some(Instant::now()));
+        }
+        Poll::Ready(Some(Ok(piece.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.upload.lock();
+        state.complete && (state.lost || self.at >= state.recorded.len())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.upload.lock();
+        if self.at == 0 && state.recorded.is_empty() && !state.lost {
+            return state.incoming.size_hint();
+        }
+        if self.at == 0 && state.complete {
+            return SizeHint::with_exact(state.size as u64);
+        }
+        SizeHint::default()
+    }
+}
+
+impl State {
+    fn record(&mut self, piece: &Piece) {
+        if self.lost {
+            return;
+        }
+        let more = match piece {
+            Piece::Data(data) => data.len(),
+            Piece::Trailers(_) => 0,
+        };
+        self.size += more;
+        if self.size > self.cap || self.recorded.len() >= 1024 {
+            self.lost = true;
+            self.recorded = Vec::new();
+        } else {
+            self.recorded.push(piece.clone());
+        }
+    }
+}
