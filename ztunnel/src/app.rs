@@ -32,6 +32,9 @@ use crate::worker::{self, Workers};
 /// After the drain deadline the workers still say what they cut; so long the end waits for them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How often the worker threads are looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What several parts hold.
 struct Parts {
     shutdown: Shutdown,
@@ -244,8 +247,14 @@ impl Pump {
         termination: Duration,
     ) -> bool {
         let mut asked = false;
+        let mut look = tokio::time::interval(LOOK);
         while self.left > 0 {
             tokio::select! {
+                _ = look.tick(), if !asked => {
+                    if workers.ended().is_some() {
+                        return false;
+                    }
+                }
                 () = shutdown.draining(), if !asked => {
                     asked = true;
                     if workers.drain(Instant::now() + termination).await.is_err() {

@@ -127,6 +127,17 @@ impl Mesh {
         Ok(())
     }
 
+    /// Starts a new node agent that knows exactly `pods`. Stop the old one before.
+    ///
+    /// # Errors
+    /// When the socket is still taken.
+    pub fn restart_agent(&mut self, index: usize, pods: &[&Pod]) -> Result<()> {
+        let socket = self.dir.path().join(format!("node{index}/ztunnel.sock"));
+        let list = pods.iter().map(|pod| (pod.uid(), &pod.net, pod.info()));
+        self.nodes[index].agent = Agent::start_with(&socket, list)?;
+        Ok(())
+    }
+
     /// Starts one more ztunnel on the node, with other settings, and waits for nothing.
     pub fn spawn_ztunnel(&self, index: usize, settings: &[(&str, &str)]) -> Result<Process> {
         let node = &self.nodes[index];

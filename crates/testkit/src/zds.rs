@@ -38,17 +38,40 @@ impl Pods for List {
 }
 
 impl Agent {
-    /// Listens at `path` (its directory is made).
+    /// Listens at `path` (its directory is made) and knows no pod.
     ///
     /// # Errors
     /// When the socket is taken or cannot be made.
     pub fn start(path: &Path) -> Result<Self> {
+        Self::start_with(path, [])
+    }
+
+    /// Listens at `path` and knows `pods` from the beginning.
+    ///
+    /// # Errors
+    /// When the socket is taken or cannot be made, or a namespace is gone.
+    pub fn start_with<'a>(
+        path: &Path,
+        pods: impl IntoIterator<Item = (String, &'a topology::Pod, PodInfo)>,
+    ) -> Result<Self> {
+        let list = Arc::new(List::default());
+        for (uid, pod, info) in pods {
+            let netns = Some(sys::Netns::open(&pod.ns.path())?);
+            let pod = ::zds::server::Pod {
+                uid: uid.clone(),
+                info,
+                netns,
+            };
+            list.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(uid, pod);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let entered = runtime.enter();
         let listener = Listener::bind(path)?;
-        let list = Arc::new(List::default());
         let (handle, served) = ::zds::server::serve(listener, list.clone());
         drop(entered);
         let (stop, stopped) = oneshot::channel();
@@ -70,6 +93,14 @@ impl Agent {
         })
     }
 
+    /// Goes away, as when its process dies.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _its_panic_was_printed = thread.join();
+        }
+    }
+
     /// Enrols a pod and waits until ztunnel has it.
     ///
     /// # Errors
@@ -85,23 +116,6 @@ impl Agent {
         let handle = self.handle.clone();
         self.ask(async move { handle.add(&pod).await })?
             .with_context(|| format!("add {uid}"))
-    }
-
-    /// Lists a pod without telling anybody: the next ztunnel that connects hears of it.
-    ///
-    /// # Errors
-    /// When the namespace is gone.
-    pub fn list(&self, uid: &str, pod: &topology::Pod, info: PodInfo) -> Result<()> {
-        let netns = Some(sys::Netns::open(&pod.ns.path())?);
-        self.lock().insert(
-            uid.to_owned(),
-            ::zds::server::Pod {
-                uid: uid.to_owned(),
-                info,
-                netns,
-            },
-        );
-        Ok(())
     }
 
     /// Takes a pod out and waits until ztunnel has let go.
@@ -151,9 +165,6 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _its_panic_was_printed = thread.join();
-        }
+        self.stop();
     }
 }

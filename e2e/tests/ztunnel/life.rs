@@ -1,5 +1,9 @@
 //! Processes that come and go: kill, drain, hand-over, a control plane or an authority that is away.
 
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use proto::security::{Action, Scope};
@@ -140,30 +144,165 @@ fn a_second_ztunnel_takes_over_without_a_refused_connection() -> Result<()> {
     );
     mesh.settle()?;
     echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
-    let ports = [
-        ("ADMIN_PORT", "16000"),
-        ("STATS_PORT", "16020"),
-        ("READINESS_PORT", "16021"),
-    ];
-    let mut second = mesh.spawn_ztunnel(1, &ports)?;
-    second.wait_ready(&mesh.nodes[1].net.ns, local(16021), LIMIT)?;
-    mesh.nodes[1].agent.connected(2, LIMIT)?;
-    mesh.nodes[1].ztunnel().signal(Signal::SIGTERM)?;
-    mesh.nodes[1].agent.connected(1, LIMIT)?;
-    for _ in 0..20 {
-        assert_eq!(
-            echo::exchange(echo::connect(&client.net.ns, server.at(8080))?, SECRET)?,
-            SECRET
-        );
+    let (to, stop) = (server.at(8080), Arc::new(AtomicBool::new(false)));
+    let (counted, failed) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(Mutex::new(Vec::new())),
+    );
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let (stop, counted, failed) = (stop.clone(), counted.clone(), failed.clone());
+        callers.push(client.net.ns.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let called = TcpStream::connect(to)
+                    .map_err(Into::into)
+                    .and_then(|stream| echo::exchange(stream, SECRET));
+                match called {
+                    Ok(answer) if answer == SECRET => drop(counted.fetch_add(1, Ordering::Relaxed)),
+                    other => failed
+                        .lock()
+                        .expect("no holder panics")
+                        .push(format!("{other:?}")),
+                }
+            }
+        })?);
     }
-    let status = mesh.nodes[1].ztunnel().wait(LIMIT)?;
-    assert!(status.success(), "{status}");
+    let some_more = |what: &str| {
+        let until = counted.load(Ordering::Relaxed) + 50;
+        wait::until_true(what, LIMIT, || counted.load(Ordering::Relaxed) >= until)
+    };
+    some_more("calls before the hand-over")?;
+    // Both ends of the path are replaced, one after the other, while calls go on.
+    let mut successors = Vec::new();
+    for node in [1, 0] {
+        let ports = [
+            ("ADMIN_PORT", "16000"),
+            ("STATS_PORT", "16020"),
+            ("READINESS_PORT", "16021"),
+        ];
+        let mut second = mesh.spawn_ztunnel(node, &ports)?;
+        second.wait_ready(&mesh.nodes[node].net.ns, local(16021), LIMIT)?;
+        mesh.nodes[node].agent.connected(2, LIMIT)?;
+        mesh.nodes[node].ztunnel().signal(Signal::SIGTERM)?;
+        mesh.nodes[node].agent.connected(1, LIMIT)?;
+        some_more("calls after the hand-over")?;
+        let status = mesh.nodes[node].ztunnel().wait(LIMIT)?;
+        assert!(status.success(), "{status}");
+        some_more("calls without the predecessor")?;
+        successors.push(second);
+    }
+    stop.store(true, Ordering::Relaxed);
+    callers
+        .into_iter()
+        .for_each(|caller| caller.join().expect("callers do not panic"));
+    let failed = failed.lock().expect("no holder panics");
+    assert!(
+        failed.is_empty(),
+        "{} of {:?} calls failed: {:?}",
+        failed.len(),
+        counted,
+        failed.first()
+    );
+    assert!(
+        successors
+            .iter_mut()
+            .all(testkit::process::Process::running)
+    );
+    Ok(())
+}
+
+#[test]
+fn a_node_agent_that_comes_back_finds_its_pods_served() -> Result<()> {
+    testkit::root_or_skip!();
+    let mut mesh = Mesh::start(2)?;
+    let (client, server) = (
+        mesh.pod(0, "client", "client")?,
+        mesh.pod(1, "server", "server")?,
+    );
+    let extra = mesh.bare_pod(1, "extra", "extra")?;
+    mesh.publish(&extra.workload);
+    mesh.settle()?;
+    echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
+    let mut live = echo::connect(&client.net.ns, server.at(8080))?;
+    assert_eq!(echo::ping(&mut live, b"one")?, b"one");
+    mesh.nodes[1].agent.stop();
+    wait::until("readiness goes with the agent", LIMIT, || {
+        let answer = process::get(&mesh.nodes[1].net.ns, local(15021), "/healthz/ready")?;
+        ensure!(
+            answer.body == "not ready, pending: workload proxy manager\n",
+            "{answer:?}"
+        );
+        Ok(())
+    })?;
+    assert_eq!(echo::ping(&mut live, b"two")?, b"two");
     assert_eq!(
         echo::exchange(echo::connect(&client.net.ns, server.at(8080))?, SECRET)?,
         SECRET
     );
-    assert!(second.running());
+    // The new agent knows the same pod and one more.
+    mesh.restart_agent(1, &[&server, &extra])?;
+    mesh.nodes[1].agent.connected(1, LIMIT)?;
+    assert_eq!(echo::ping(&mut live, b"three")?, b"three");
+    let dump = mesh.nodes[1].dump()?;
+    assert_eq!(
+        dump["workloadState"].as_object().map(serde_json::Map::len),
+        Some(2)
+    );
+    // And one that does not know it any more: the pod is dropped with the snapshot.
+    mesh.nodes[1].agent.stop();
+    mesh.restart_agent(1, &[&extra])?;
+    assert!(ended(&mut live));
     Ok(())
+}
+
+#[test]
+fn a_pod_that_comes_again_is_kept_and_one_in_another_namespace_replaces_it() -> Result<()> {
+    testkit::root_or_skip!();
+    let mesh = Mesh::start(2)?;
+    let (client, server) = (
+        mesh.pod(0, "client", "client")?,
+        mesh.pod(1, "server", "server")?,
+    );
+    mesh.settle()?;
+    echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
+    let mut live = echo::connect(&client.net.ns, server.at(8080))?;
+    assert_eq!(echo::ping(&mut live, b"one")?, b"one");
+    let agent = &mesh.nodes[1].agent;
+    agent.add(&server.uid(), &server.net, server.info())?;
+    assert_eq!(echo::ping(&mut live, b"two")?, b"two");
+    let elsewhere = mesh.bare_pod(1, "server2", "server")?;
+    agent.add(&server.uid(), &elsewhere.net, server.info())?;
+    assert!(ended(&mut live), "the old namespace is still served");
+    Ok(())
+}
+
+#[test]
+fn a_pod_whose_port_is_taken_is_refused_and_tried_again() -> Result<()> {
+    testkit::root_or_skip!();
+    let mesh = Mesh::start(2)?;
+    let client = mesh.pod(0, "client", "client")?;
+    let server = mesh.bare_pod(1, "server", "server")?;
+    mesh.publish(&server.workload);
+    mesh.settle()?;
+    echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
+    let taken = server
+        .net
+        .ns
+        .listen(SocketAddr::from(([0, 0, 0, 0], 15008)))?;
+    let refusal = mesh.enrol(&server).expect_err("the port is taken");
+    assert!(format!("{refusal:#}").contains("15008"), "{refusal:#}");
+    let ready = process::get(&mesh.nodes[1].net.ns, local(15021), "/healthz/ready")?;
+    assert_eq!(ready.status, 500, "{}", ready.body);
+    assert_eq!(
+        mesh.nodes[1].dump()?["workloadState"][server.uid()]["state"],
+        "Pending"
+    );
+    drop(taken);
+    wait::until("the next attempt", LIMIT, || {
+        let answer = echo::exchange(echo::connect(&client.net.ns, server.at(8080))?, SECRET)?;
+        ensure!(answer == SECRET, "refused");
+        Ok(())
+    })
 }
 
 #[test]

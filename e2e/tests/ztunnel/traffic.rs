@@ -10,7 +10,7 @@ use testkit::echo::{self, Behaviour};
 use testkit::mesh::{LIMIT, Mesh};
 use testkit::wait;
 
-use crate::SECRET;
+use crate::{SECRET, refused};
 
 #[test]
 fn bytes_flow_between_nodes_over_mtls_and_the_source_address_is_kept() -> Result<()> {
@@ -110,6 +110,63 @@ fn those_outside_the_mesh_are_reached_and_reach_in_as_plain_tcp() -> Result<()> 
         inside.accepted.recv_timeout(LIMIT)?.ip(),
         mesh.topology.control_ip()
     );
+    Ok(())
+}
+
+#[test]
+fn ipv6_is_carried_with_its_source_address() -> Result<()> {
+    testkit::root_or_skip!();
+    let mesh = Mesh::start(2)?;
+    let (client, server) = (
+        mesh.pod(0, "client", "client")?,
+        mesh.pod(1, "server", "server")?,
+    );
+    mesh.settle()?;
+    let peer = echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
+    let to = SocketAddr::new(server.net.ip6, 8080);
+    assert_eq!(
+        echo::exchange(echo::connect(&client.net.ns, to)?, SECRET)?,
+        SECRET
+    );
+    assert_eq!(peer.accepted.recv_timeout(LIMIT)?.ip(), client.net.ip6);
+    let line = mesh.nodes[1].log_line(&["connection complete", "\"inbound\""])?;
+    assert!(line.contains(&format!("dst.hbone_addr={to}")), "{line}");
+    Ok(())
+}
+
+#[test]
+fn pods_of_one_node_reach_each_other() -> Result<()> {
+    testkit::root_or_skip!();
+    let mesh = Mesh::start(1)?;
+    let (client, server) = (
+        mesh.pod(0, "client", "client")?,
+        mesh.pod(0, "server", "server")?,
+    );
+    mesh.settle()?;
+    let peer = echo::serve(&server.net.ns, 8080, Behaviour::Echo)?;
+    assert_eq!(
+        echo::exchange(echo::connect(&client.net.ns, server.at(8080))?, SECRET)?,
+        SECRET
+    );
+    assert_eq!(peer.accepted.recv_timeout(LIMIT)?.ip(), client.net.ip);
+    for direction in ["\"inbound\"", "\"outbound\""] {
+        mesh.nodes[0].log_line(&["connection complete", direction, &server.identity()])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_refused_and_reported() -> Result<()> {
+    testkit::root_or_skip!();
+    let mesh = Mesh::start(2)?;
+    let (client, server) = (
+        mesh.pod(0, "client", "client")?,
+        mesh.pod(1, "server", "server")?,
+    );
+    mesh.settle()?;
+    assert!(refused(&client.net.ns, server.at(4711)));
+    mesh.nodes[1].log_line(&["error", "\"inbound\"", "connection failed", "4711"])?;
+    mesh.nodes[0].log_line(&["error", "\"outbound\"", "503"])?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Mesh {
             uid: format!("Kubernetes//Pod/{NAMESPACE}/{name}"),
             name: name.to_owned(),
             namespace: NAMESPACE.to_owned(),
-            addresses: vec![octets(net.ip)],
+            addresses: vec![octets(net.ip), octets(net.ip6)],
             tunnel_protocol: TunnelProtocol::Hbone.into(),
             trust_domain: "cluster.local".to_owned(),
             service_account: account.to_owned(),
