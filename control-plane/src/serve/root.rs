@@ -44,17 +44,16 @@ pub enum RootError {
 /// See [`RootError`]. A directory that holds a key without its certificate is never written to.
 pub fn open(directory: &Path, trust_domain: &str, now: SystemTime) -> Result<Issuer, RootError> {
     let key_path = directory.join(KEY);
-    let issuer = match fs::read_to_string(&key_path) {
+    match fs::read_to_string(&key_path) {
         Ok(key) => {
             warn_if_open(&key_path);
             existing(directory, &key)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return create(directory, trust_domain, now);
+            create(directory, trust_domain, now)
         }
-        Err(source) => return Err(file(&key_path, source)),
-    };
-    issuer
+        Err(source) => Err(file(&key_path, source)),
+    }
 }
 
 /// Writes the roots for clients, whole or not at all.

@@ -28,7 +28,7 @@ fn read(name: &str) -> Vec<u8> {
 }
 
 fn text(name: &str) -> String {
-    String::from_utf8(read(name)).unwrap()
+    String::from_utf8(read(name)).expect("manifests are text")
 }
 
 /// The objects of a capture. The manifests were written out some minutes later, after a restart of the deployment, so
@@ -135,7 +135,12 @@ fn ours<M: Message + Default + std::fmt::Debug>(
 ) -> BTreeMap<String, Tree> {
     resources
         .iter()
-        .map(|(name, body)| (name.clone(), tree::of(&M::decode(&body[..]).unwrap())))
+        .map(|(name, body)| {
+            (
+                name.clone(),
+                tree::of(&M::decode(&body[..]).expect("what we encoded")),
+            )
+        })
         .collect()
 }
 

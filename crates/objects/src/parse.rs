@@ -41,15 +41,17 @@ pub struct Parsed {
 #[must_use]
 pub fn parse(text: &str) -> Parsed {
     let mut parsed = Parsed::default();
-    if matches!(text.trim_start().bytes().next(), Some(b'{' | b'[')) {
-        json(text, &mut parsed);
-    } else {
-        for (line, document) in documents(text) {
-            match yaml(document, line) {
-                Ok(Some(value)) => envelope(value, &mut parsed, 0),
-                Ok(None) => {}
-                Err(fault) => parsed.results.push(Err(fault)),
-            }
+    if let Some(values) = json(text) {
+        values
+            .into_iter()
+            .for_each(|value| envelope(value, &mut parsed, 0));
+        return parsed;
+    }
+    for (line, document) in documents(text) {
+        match yaml(document, line) {
+            Ok(Some(value)) => envelope(value, &mut parsed, 0),
+            Ok(None) => {}
+            Err(fault) => parsed.results.push(Err(fault)),
         }
     }
     parsed
@@ -111,18 +113,13 @@ fn yaml(document: &str, lines_before: usize) -> Result<Option<Value>, Fault> {
     }
 }
 
-fn json(text: &str, parsed: &mut Parsed) {
-    for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-        match value {
-            Ok(value) => envelope(value, parsed, 0),
-            Err(error) => {
-                parsed
-                    .results
-                    .push(Err(Fault::error(format!("not valid JSON: {error}"))));
-                return;
-            }
-        }
-    }
+/// The values of a text that is JSON as a whole. (YAML may begin with a brace too.)
+fn json(text: &str) -> Option<Vec<Value>> {
+    matches!(text.trim_start().bytes().next(), Some(b'{' | b'[')).then_some(())?;
+    serde_json::Deserializer::from_str(text)
+        .into_iter::<Value>()
+        .collect::<Result<_, _>>()
+        .ok()
 }
 
 /// Finds the kind of a value and decodes it; lists are taken apart.

@@ -52,7 +52,7 @@ pub(super) fn fixed(served: &Served<'_>) -> Vec<Cluster> {
         to_listener("main_internal", "main_internal"),
         to_listener("encap", "connect_originate"),
         connect_originate(&[trust_domain.clone(), own_namespace]),
-        inner_connect_originate(&[trust_domain.clone()]),
+        inner_connect_originate(std::slice::from_ref(&trust_domain)),
         outer_connect_originate(&[trust_domain]),
     ]
 }

@@ -13,6 +13,7 @@ use super::{Served, ServedService, pack, ports};
 
 mod action;
 mod matches;
+mod path;
 mod retry;
 
 /// Envoy's limit for bodies of direct responses, which istiod states on default routes.
@@ -85,7 +86,7 @@ impl<'a> Routes<'a> {
             }
         }
         // Stable: what is equally specific keeps the order of age, name and writing.
-        entries.sort_by(|a, b| b.rank.cmp(&a.rank));
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.rank));
         let mut translation = action::Translation {
             served,
             faults,

@@ -65,6 +65,12 @@ fn json_is_read_as_well() {
 }
 
 #[test]
+fn yaml_may_begin_with_a_brace() {
+    let text = "{apiVersion: v1, kind: Node, metadata: {name: n}}";
+    assert!(only(text).is_ok());
+}
+
+#[test]
 fn null_reads_as_absent() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: null, creationTimestamp: null}\nspec:\n";
     assert!(only(text).is_ok());
@@ -173,7 +179,7 @@ fn deep_nesting_and_anchor_bombs_are_refused() {
         let text = format!("a: {}1{}", open.repeat(100_000), close.repeat(100_000));
         assert!(refusal(&text).starts_with("not valid YAML"));
     }
-    assert!(refusal(&"[".repeat(100_000)).starts_with("not valid JSON"));
+    assert!(refusal(&"[".repeat(100_000)).starts_with("not valid YAML"));
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..12 {
         let refs = vec![format!("*a{}", i - 1); 10].join(",");

@@ -233,7 +233,7 @@ fn check_condition(at: &str, when: &PolicyCondition) -> Checked {
 }
 
 fn is_known_key(key: &str) -> bool {
-    const PLAIN: [&str; 12] = [
+    const PLAIN: [&str; 11] = [
         "source.ip",
         "remote.ip",
         "source.namespace",
@@ -245,13 +245,12 @@ fn is_known_key(key: &str) -> bool {
         "destination.ip",
         "destination.port",
         "connection.sni",
-        "request.headers",
     ];
     let indexed = |prefix: &str| {
         key.strip_prefix(prefix)
-            .is_some_and(|rest| rest.len() > 2 && rest.ends_with(']'))
+            .is_some_and(|rest| rest.len() >= 2 && rest.ends_with(']'))
     };
-    PLAIN[..11].contains(&key) || indexed("request.headers[") || indexed("request.auth.claims[")
+    PLAIN.contains(&key) || indexed("request.headers[") || indexed("request.auth.claims[")
 }
 
 impl Check for PeerAuthentication {

@@ -7,31 +7,24 @@ use envoy_types::pb::envoy::{
             header_value_option::HeaderAppendAction,
         },
         route::v3::{
-            DirectResponseAction, RedirectAction, Route, RouteAction, WeightedCluster,
-            redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+            DirectResponseAction, Route, RouteAction, WeightedCluster,
             route::Action,
-            route_action::{
-                ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
-                RequestMirrorPolicy,
-            },
+            route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, RequestMirrorPolicy},
             weighted_cluster::{ClusterWeight, cluster_weight},
         },
     },
-    r#type::{
-        matcher::v3::RegexMatchAndSubstitute,
-        v3::{FractionalPercent, fractional_percent::DenominatorType},
-    },
+    r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
 };
 use objects::{
-    BackendRef, Fault, HeaderModifier, HttpRoute, Mirror, PathModifier, Redirect, Rewrite,
-    RouteFilter, RouteRule, Service,
+    BackendRef, Fault, HeaderModifier, HttpRoute, Mirror, Redirect, Rewrite, RouteFilter,
+    RouteRule, Service,
 };
 
 use super::{
     super::{Layer, Served, ServedService, name, pack, ports},
     Entry, decorator, key,
     matches::{self, Path},
-    retry,
+    path, retry,
 };
 
 /// A cluster that is nowhere: its share of requests is answered with 500.
@@ -114,7 +107,7 @@ impl<'a> Translation<'_, 'a> {
         let filters = sort(&rule.filters);
         let meta = &entry.route.metadata;
         let config = format!("{}~{port}~{}", meta.namespace, service.wds.hostname);
-        let path = format!(
+        let config_path = format!(
             "/apis/networking.istio.io/v1/namespaces/{}/virtual-service/{config}",
             meta.namespace
         );
@@ -127,7 +120,7 @@ impl<'a> Translation<'_, 'a> {
                 );
                 failure()
             }
-            (None, Some(wanted)) => redirect(wanted, matches::path(entry.wanted)),
+            (None, Some(wanted)) => path::redirect(wanted, matches::path(entry.wanted)),
             (None, None) => self.forward(entry, rule, &filters, &mut destination),
         };
         let operation = match matches::path(entry.wanted) {
@@ -140,7 +133,7 @@ impl<'a> Translation<'_, 'a> {
             action: Some(action),
             metadata: Some(pack::metadata([(
                 "istio",
-                pack::object([("config", pack::text(path))]),
+                pack::object([("config", pack::text(config_path))]),
             )])),
             decorator: Some(decorator(operation)),
             request_headers_to_add: filters.request.add,
@@ -212,14 +205,15 @@ impl<'a> Translation<'_, 'a> {
                 .collect(),
             ..RouteAction::default()
         };
-        if let Some(wanted) = filters.rewrite {
-            if !rewrite(&mut action, wanted, matches::path(entry.wanted)) {
-                self.warn(
-                    entry,
-                    "ReplacePrefixMatch needs a PathPrefix match; this rule answers 500",
-                );
-                return failure();
-            }
+        let rewritten = filters
+            .rewrite
+            .is_none_or(|wanted| path::rewrite(&mut action, wanted, matches::path(entry.wanted)));
+        if !rewritten {
+            self.warn(
+                entry,
+                "ReplacePrefixMatch needs a PathPrefix match; this rule answers 500",
+            );
+            return failure();
         }
         Action::Route(action)
     }
@@ -357,93 +351,4 @@ fn failure() -> Action {
         body: None::<DataSource>,
         ..DirectResponseAction::default()
     })
-}
-
-fn redirect(wanted: &Redirect, path: Path<'_>) -> Action {
-    let code = match wanted.status_code.unwrap_or(302) {
-        301 => RedirectResponseCode::MovedPermanently,
-        303 => RedirectResponseCode::SeeOther,
-        307 => RedirectResponseCode::TemporaryRedirect,
-        308 => RedirectResponseCode::PermanentRedirect,
-        _ => RedirectResponseCode::Found,
-    };
-    let default_port = match wanted.scheme.as_deref() {
-        Some("http") => Some(80),
-        Some("https") => Some(443),
-        _ => None,
-    };
-    let port = wanted.port.filter(|port| default_port != Some(*port));
-    let path = wanted
-        .path
-        .as_ref()
-        .map(|new| match (replacement(new), path) {
-            (Replacement::Full(path), _) => PathRewriteSpecifier::PathRedirect(path.into()),
-            (Replacement::Prefix("/" | ""), Path::Prefix(prefix)) if prefix.len() > 1 => {
-                PathRewriteSpecifier::RegexRewrite(without(prefix))
-            }
-            (Replacement::Prefix(new), _) => PathRewriteSpecifier::PrefixRewrite(new.into()),
-        });
-    Action::Redirect(RedirectAction {
-        host_redirect: wanted.hostname.clone().unwrap_or_default(),
-        port_redirect: port.map(u32::from).unwrap_or_default(),
-        response_code: code.into(),
-        scheme_rewrite_specifier: wanted
-            .scheme
-            .clone()
-            .map(SchemeRewriteSpecifier::SchemeRedirect),
-        path_rewrite_specifier: path,
-        ..RedirectAction::default()
-    })
-}
-
-enum Replacement<'a> {
-    Full(&'a str),
-    Prefix(&'a str),
-}
-
-fn replacement(path: &PathModifier) -> Replacement<'_> {
-    match path.r#type.as_str() {
-        "ReplaceFullPath" => Replacement::Full(path.replace_full_path.as_deref().unwrap_or("/")),
-        _ => Replacement::Prefix(path.replace_prefix_match.as_deref().unwrap_or("/")),
-    }
-}
-
-/// Takes a whole-segment prefix off, leaving exactly one `/`.
-fn without(prefix: &str) -> RegexMatchAndSubstitute {
-    let prefix = pack::escape(prefix.trim_end_matches('/'));
-    RegexMatchAndSubstitute {
-        pattern: Some(pack::regex_matcher(format!("^{prefix}(/?)(.*)"))),
-        substitution: r"/\2".into(),
-    }
-}
-
-/// Whether the change can be made.
-fn rewrite(action: &mut RouteAction, wanted: &Rewrite, path: Path<'_>) -> bool {
-    action.host_rewrite_specifier = wanted
-        .hostname
-        .clone()
-        .map(HostRewriteSpecifier::HostRewriteLiteral);
-    let Some(new) = &wanted.path else { return true };
-    match (replacement(new), path) {
-        (Replacement::Full(full), _) => {
-            action.regex_rewrite = Some(RegexMatchAndSubstitute {
-                pattern: Some(pack::regex_matcher("/.*")),
-                // A backslash begins a group reference.
-                substitution: full.replace('\\', r"\\"),
-            });
-            true
-        }
-        (Replacement::Prefix(new), Path::Prefix(prefix)) => {
-            match (new.trim_end_matches('/'), prefix.trim_end_matches('/')) {
-                // `/` to `/`: nothing changes.
-                ("", "") => {}
-                ("", _) => action.regex_rewrite = Some(without(prefix)),
-                // The match is the single `/` that begins every path, so the new prefix must end in one.
-                (new, "") => action.prefix_rewrite = format!("{new}/"),
-                (new, _) => action.prefix_rewrite = new.into(),
-            }
-            true
-        }
-        (Replacement::Prefix(_), _) => false,
-    }
 }

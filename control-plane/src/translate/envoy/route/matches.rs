@@ -105,7 +105,7 @@ pub(super) fn translate(wanted: Option<&Wanted>) -> RouteMatch {
 
 fn header(name: &str, kind: Option<&str>, value: &str) -> HeaderMatcher {
     HeaderMatcher {
-        name: name.into(),
+        name: name.to_ascii_lowercase(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(kind, value))),
         ..HeaderMatcher::default()
     }

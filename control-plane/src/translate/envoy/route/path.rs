@@ -1,0 +1,104 @@
+//! New paths: of redirects, and of requests before they are forwarded.
+
+use envoy_types::pb::envoy::{
+    config::route::v3::{
+        RedirectAction, RouteAction,
+        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+        route::Action,
+        route_action::HostRewriteSpecifier,
+    },
+    r#type::matcher::v3::RegexMatchAndSubstitute,
+};
+use objects::{PathModifier, Redirect, Rewrite};
+
+use super::{super::pack, matches::Path};
+
+/// A redirect.
+pub(super) fn redirect(wanted: &Redirect, path: Path<'_>) -> Action {
+    let code = match wanted.status_code.unwrap_or(302) {
+        301 => RedirectResponseCode::MovedPermanently,
+        303 => RedirectResponseCode::SeeOther,
+        307 => RedirectResponseCode::TemporaryRedirect,
+        308 => RedirectResponseCode::PermanentRedirect,
+        _ => RedirectResponseCode::Found,
+    };
+    let default_port = match wanted.scheme.as_deref() {
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        _ => None,
+    };
+    let port = wanted.port.filter(|port| default_port != Some(*port));
+    let path = wanted
+        .path
+        .as_ref()
+        .map(|new| match (replacement(new), path) {
+            (Replacement::Full(path), _) => PathRewriteSpecifier::PathRedirect(path.into()),
+            (Replacement::Prefix("/" | ""), Path::Prefix(prefix)) if prefix.len() > 1 => {
+                PathRewriteSpecifier::RegexRewrite(without(prefix))
+            }
+            (Replacement::Prefix(new), _) => PathRewriteSpecifier::PrefixRewrite(new.into()),
+        });
+    Action::Redirect(RedirectAction {
+        host_redirect: wanted.hostname.clone().unwrap_or_default(),
+        port_redirect: port.map(u32::from).unwrap_or_default(),
+        response_code: code.into(),
+        scheme_rewrite_specifier: wanted
+            .scheme
+            .clone()
+            .map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: path,
+        ..RedirectAction::default()
+    })
+}
+
+enum Replacement<'a> {
+    Full(&'a str),
+    Prefix(&'a str),
+}
+
+fn replacement(path: &PathModifier) -> Replacement<'_> {
+    match path.r#type.as_str() {
+        "ReplaceFullPath" => Replacement::Full(path.replace_full_path.as_deref().unwrap_or("/")),
+        _ => Replacement::Prefix(path.replace_prefix_match.as_deref().unwrap_or("/")),
+    }
+}
+
+/// Takes a whole-segment prefix off, leaving exactly one `/`.
+fn without(prefix: &str) -> RegexMatchAndSubstitute {
+    let prefix = pack::escape(prefix.trim_end_matches('/'));
+    RegexMatchAndSubstitute {
+        pattern: Some(pack::regex_matcher(format!("^{prefix}(/?)(.*)"))),
+        substitution: r"/\2".into(),
+    }
+}
+
+/// Changes host and path; false if that cannot be done with this match.
+pub(super) fn rewrite(action: &mut RouteAction, wanted: &Rewrite, path: Path<'_>) -> bool {
+    action.host_rewrite_specifier = wanted
+        .hostname
+        .clone()
+        .map(HostRewriteSpecifier::HostRewriteLiteral);
+    let Some(new) = &wanted.path else { return true };
+    match (replacement(new), path) {
+        (Replacement::Full(full), _) => {
+            action.regex_rewrite = Some(RegexMatchAndSubstitute {
+                pattern: Some(pack::regex_matcher("/.*")),
+                // A backslash begins a group reference.
+                substitution: full.replace('\\', r"\\"),
+            });
+            true
+        }
+        (Replacement::Prefix(new), Path::Prefix(prefix)) => {
+            match (new.trim_end_matches('/'), prefix.trim_end_matches('/')) {
+                // `/` to `/`: nothing changes.
+                ("", "") => {}
+                ("", _) => action.regex_rewrite = Some(without(prefix)),
+                // The match is the single `/` that begins every path, so the new prefix must end in one.
+                (new, "") => action.prefix_rewrite = format!("{new}/"),
+                (new, _) => action.prefix_rewrite = new.into(),
+            }
+            true
+        }
+        (Replacement::Prefix(_), _) => false,
+    }
+}

@@ -1,0 +1,152 @@
+//! Which waypoint is bound to what.
+
+use super::*;
+
+fn gateway(labels: &str, from: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: wp, namespace: app, labels: {{{labels}}}}}, \
+         spec: {{gatewayClassName: causeway-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, \
+         allowedRoutes: {{namespaces: {{from: {from}}}}}}}]}}}}\n---\n\
+         {{apiVersion: v1, kind: Service, metadata: {{name: wp, namespace: app}}, spec: {{clusterIP: 10.1.0.9, ports: [{{port: 15008}}]}}}}\n---\n"
+    )
+}
+
+const ACCOUNT: &str = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: sa, namespace: app, labels: {istio.io/use-waypoint: wp}}}\n---\n";
+const USES: &str = "istio.io/use-waypoint: wp";
+
+/// Whether the service `s` and the pod `p` (if they are there) are bound to the waypoint `wp`.
+fn bound(text: &str) -> (bool, bool) {
+    let translation = translated(text);
+    let by = |address: Option<GatewayAddress>| match host(address.as_ref()) {
+        None => false,
+        Some(host) => host == "app/wp.app.svc.cluster.local" || panic!("bound to {host}"),
+    };
+    assert!(
+        !by(service(&translation, "wp").waypoint),
+        "a waypoint has none itself"
+    );
+    let pod = translation.addresses.contains_key("Kubernetes//Pod/app/p");
+    (
+        by(service(&translation, "s").waypoint),
+        pod && by(workload(&translation, "p").waypoint),
+    )
+}
+
+#[test]
+fn the_gateway_says_what_traffic_it_takes() {
+    for (traffic, expected) in [
+        ("istio.io/waypoint-for: all", (true, true)),
+        ("", (true, false)),
+        ("istio.io/waypoint-for: service", (true, false)),
+        ("istio.io/waypoint-for: workload", (false, true)),
+        ("istio.io/waypoint-for: none", (false, false)),
+    ] {
+        let text = namespace(USES) + &gateway(traffic, "Same") + SERVICE + &pod("app: a", "");
+        assert_eq!(bound(&text), expected, "{traffic}");
+    }
+}
+
+#[test]
+fn waypoints_are_bound_by_the_nearest_label() {
+    let all = gateway("istio.io/waypoint-for: all", "Same");
+    let labelled = |value: &str| {
+        let labels = format!("namespace: app, labels: {{istio.io/use-waypoint: {value}}}}}");
+        SERVICE.replace("namespace: app}", &labels)
+    };
+    let (plain, own) = (
+        pod("app: a", ""),
+        pod("app: a, istio.io/use-waypoint: wp", ""),
+    );
+    let out = pod("app: a, istio.io/use-waypoint: none", "");
+    let nobody = namespace("") + &all;
+    let everybody = namespace(USES) + &all;
+    assert_eq!(
+        bound(&(everybody + &labelled("none") + &out)),
+        (false, false)
+    );
+    assert_eq!(
+        bound(&(nobody.clone() + &labelled("wp") + &plain)),
+        (true, false)
+    );
+    assert_eq!(bound(&(nobody.clone() + SERVICE + &own)), (false, true));
+    assert_eq!(
+        bound(&(nobody.clone() + ACCOUNT + SERVICE + &plain)),
+        (true, true)
+    );
+    assert_eq!(
+        bound(&(nobody.clone() + ACCOUNT + SERVICE)),
+        (false, false),
+        "no endpoints"
+    );
+    assert_eq!(bound(&(nobody + SERVICE + &plain)), (false, false));
+}
+
+#[test]
+fn a_service_account_binds_a_service_only_if_all_endpoints_run_as_it() {
+    let other = pod("app: a", "")
+        .replace("name: p", "name: q")
+        .replace("serviceAccountName: sa", "serviceAccountName: x");
+    let text = gateway("", "Same") + ACCOUNT + SERVICE + &pod("app: a", "") + &other;
+    assert_eq!(
+        host(service(&translated(&text), "s").waypoint.as_ref()),
+        None
+    );
+}
+
+#[test]
+fn a_waypoint_that_is_named_but_absent_stays_named() {
+    let uses = "istio.io/use-waypoint: gone";
+    let translation = translated(&(namespace(uses) + SERVICE + &pod("app: a", "")));
+    assert_eq!(
+        host(service(&translation, "s").waypoint.as_ref()).as_deref(),
+        Some("app/gone.app.svc.cluster.local")
+    );
+    assert_eq!(
+        faults(&translation),
+        [
+            "Service app/s: metadata.labels[istio.io/use-waypoint]: waypoint app/gone is not there; traffic through it is refused until it is"
+        ]
+    );
+    let elsewhere = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra";
+    let translation = translated(&(namespace(elsewhere) + SERVICE));
+    assert_eq!(
+        host(service(&translation, "s").waypoint.as_ref()).as_deref(),
+        Some("infra/wp.infra.svc.cluster.local")
+    );
+}
+
+#[test]
+fn a_waypoint_that_does_not_admit_the_namespace_stays_named_and_is_reported() {
+    let other = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: other, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: app}}, spec: {clusterIP: 10.1.0.3, ports: [{port: 80}]}}\n---\n";
+    let count = |from: &str, labels: &str| {
+        let namespace = format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: other, labels: {{{labels}}}}}}}\n---\n"
+        );
+        let translation = translated(&(gateway("", from) + &namespace + other));
+        assert!(
+            translation.addresses["other/s.other.svc.cluster.local"]
+                .r#type
+                .is_some()
+        );
+        faults(&translation).len()
+    };
+    assert_eq!(count("Same", ""), 1);
+    assert_eq!(count("All", ""), 0);
+    assert_eq!(count("Selector, selector: {matchLabels: {a: b}}", ""), 1);
+    assert_eq!(
+        count("Selector, selector: {matchLabels: {a: b}}", "a: b"),
+        0
+    );
+    assert_eq!(count("None", ""), 1);
+}
+
+#[test]
+fn a_gateway_without_service_is_reported() {
+    let text = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: wp, namespace: app}, spec: {gatewayClassName: istio-waypoint}}";
+    assert_eq!(
+        faults(&translated(text)),
+        [
+            "Gateway app/wp: no Service `wp.app.svc.cluster.local` stands for this waypoint; what is bound to it is refused"
+        ]
+    );
+}
