@@ -1,6 +1,6 @@
 //! Quick figure: CPU of two nodes with real mTLS tunnels against a pair of plain relays, in one process, blocks
 //! interleaved. Bulk (one stream) in CPU-s per GB and 64 connections with 1 KB ping-pong in CPU-us per message.
-//! `cargo run --release -p ztunnel --example relay_ratio`. Ratios only; the machine's noise is in them.
+//! `cargo run --release -p ztunnel --example relay_ratio [bulk|messages]`. Ratios only; the machine's noise is in them.
 
 // An example prints; it has no log.
 #![allow(clippy::print_stdout, missing_docs)]
@@ -20,6 +20,8 @@ const PEERS: usize = 64;
 const MESSAGE: usize = 1024;
 
 fn main() {
+    let only = std::env::args().nth(1);
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     let pair = common::Pair::start(1, |_| {});
     serve(pair.app.try_clone().expect("a listener can be duplicated"));
     let app = pair.app.local_addr().expect("bound");
@@ -32,17 +34,24 @@ fn main() {
         for which in order {
             let to = [pair.vip, near][which];
             let prefix = ["worker-", "relay-"][which];
-            let (bulk, gbits) = bulk(to, prefix);
-            let (small, rate) = ping_pong(to, prefix);
-            println!(
-                "{} bulk {bulk:.3} CPU-s/GB at {gbits:.1} Gb/s, messages {small:.2} CPU-us at {rate:.0}/s",
-                ["tunnels", "relays "][which]
-            );
-            figures[which][0].push(bulk);
-            figures[which][1].push(small);
+            let name = ["tunnels", "relays "][which];
+            if wanted("bulk") {
+                let (cpu, gbits) = bulk(to, prefix);
+                println!("{name} bulk {cpu:.3} CPU-s/GB at {gbits:.1} Gb/s");
+                figures[which][0].push(cpu);
+            }
+            if wanted("messages") {
+                let (cpu, rate) = ping_pong(to, prefix);
+                println!("{name} messages {cpu:.2} CPU-us at {rate:.0}/s");
+                figures[which][1].push(cpu);
+            }
         }
     }
-    for (index, name) in ["bulk", "messages"].into_iter().enumerate() {
+    for (index, name) in ["bulk", "messages"]
+        .into_iter()
+        .enumerate()
+        .filter(|(_, name)| wanted(name))
+    {
         let ratio = median(&mut figures[0][index]) / median(&mut figures[1][index]);
         println!("{name}: {ratio:.2}x of the relay pair");
     }
