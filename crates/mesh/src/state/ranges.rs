@@ -33,6 +33,10 @@ impl Ranges {
 
     pub(super) fn remove(&mut self, range: &Vip, service: &Service) {
         let range = canonical(range);
+        // A service may name one range twice: its length must not be given up twice.
+        if self.services.get(&range).is_none() {
+            return;
+        }
         self.services
             .change(&range, |claims| claims?.without(service));
         if self.services.get(&range).is_some() {

@@ -121,6 +121,17 @@ fn ranges_are_known_by_their_network_part() {
 }
 
 #[test]
+fn a_service_that_names_one_range_twice_takes_no_other_range_with_it() {
+    let mut state = mesh([
+        svc("app/h", &["10.2.3.4/16", "10.2.0.0/16"]).into(),
+        svc("app/i", &["10.9.0.0/16"]).into(),
+    ]);
+    put(&mut state, [gone("app/h")]);
+    assert_eq!(behind(&state, "10.2.0.1"), "nobody");
+    assert_eq!(behind(&state, "10.9.0.1"), "app/i");
+}
+
+#[test]
 fn ranges_do_not_pile_up_when_endpoints_or_the_service_are_pushed_again() {
     let mut state = mesh([svc("app/h", &["10.2.0.0/16", "10.3.0.0/16"]).into()]);
     for round in 0..10 {
