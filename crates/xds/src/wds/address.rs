@@ -174,7 +174,11 @@ fn services(interner: &mut Interner, message: &pb::Workload) -> Result<Box<[Serv
             ports: interner.ports(&pairs),
         })
     };
-    message.services.iter().map(convert).collect()
+    let services: Result<Vec<_>> = message.services.iter().map(convert).collect();
+    let mut services = services?;
+    // On the wire they are in the order of their text, in which `a-b/h` comes before `a/h`.
+    services.sort_by(|a, b| a.service.cmp(&b.service));
+    Ok(services.into())
 }
 
 fn port_pair(message: &pb::Port) -> Result<PortPair> {

@@ -233,3 +233,33 @@ fn every_message_comes_back_as_it_was() {
         assert_eq!(policy_message(&decoder.policy(&message).unwrap()), message);
     }
 }
+
+#[test]
+fn a_workload_finds_its_ports_for_services_of_namespaces_that_start_alike() {
+    let keys = ["team-a/h", "team.b/h", "team/h", "team/h-2", "team0/h"];
+    let list = |service_port| pb::PortList {
+        ports: vec![pb::Port {
+            service_port,
+            target_port: 8080,
+            app_protocol: 0,
+        }],
+    };
+    let services = keys.iter().zip(1..);
+    let message = pb::Workload {
+        uid: "u".into(),
+        services: services
+            .map(|(key, port)| (key.to_string(), list(port)))
+            .collect(),
+        ..Default::default()
+    };
+    let workload = Decoder::new().workload(&message).unwrap();
+    for (key, port) in keys.iter().zip(1..) {
+        let (namespace, hostname) = key.split_once('/').unwrap();
+        let found = workload
+            .ports_of(&mesh::workload::NamespacedHostname::new(
+                namespace, hostname,
+            ))
+            .unwrap_or_else(|| panic!("no ports for {key}"));
+        assert_eq!(found.ports[0].service_port, port, "{key}");
+    }
+}
