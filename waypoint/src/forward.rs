@@ -1,24 +1,27 @@
 //! Sending a request to an endpoint: cluster, header changes, tries with their time limits, mirrors, and the
 //! head of the answer. Called by `request` for routes that forward.
 
+mod head;
 mod mirror;
 mod upgrade;
 
 use crate::cluster::{Counters, Guard, Host, Live, Outcome};
 use crate::download::{Download, Held, grpc_status};
 use crate::format::{Facts, Format};
+use crate::headers::strip_hop_by_hop;
 use crate::model::cluster::{Discovery, Endpoint, Health, Target, UpstreamHttp};
 use crate::model::listener::ChainKind;
 use crate::model::route::{Forward, Retry, WeightedTarget};
 use crate::proxy::Proxy;
 use crate::reason::Reason;
 use crate::report::record::upstream_host;
-use crate::request::{Chosen, Exchange, answer, strip_hop_by_hop};
+use crate::request::{Chosen, Exchange, answer};
 use crate::retry::{self, Ended};
 use crate::route;
 use crate::upstream::{Connection, DialError, Key, Return, UpBody};
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, Uri, Version};
+use head::{change_request, request_head, time_limit};
+use http::header::{HeaderMap, HeaderValue};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +77,7 @@ pub async fn forward(
             for changes in [
                 &target.headers,
                 &chosen.route.headers,
-                &chosen.host.headers,
+                &chosen.host().headers,
                 &chosen.table.headers,
             ] {
                 route::change_headers(&changes.response, response.headers_mut(), &no_facts);
@@ -377,116 +380,6 @@ fn not_answered(error: &hyper::Error, client_failed: bool) -> Failed {
     Failed::Ended(ended, Reason::UpstreamReset(error.to_string().into()))
 }
 
-/// The route's limit, or the gRPC client's where that is heeded.
-fn time_limit(exchange: &Exchange, forward: &Forward) -> Option<Duration> {
-    let (true, Some(ceiling)) = (exchange.record.grpc, forward.max_grpc_timeout) else {
-        return forward.timeout;
-    };
-    let asked = exchange
-        .head
-        .headers
-        .get("grpc-timeout")
-        .and_then(|value| value.to_str().ok())
-        .and_then(grpc_timeout);
-    let ceiling = Some(ceiling).filter(|time| !time.is_zero());
-    match (asked, ceiling) {
-        (Some(asked), Some(ceiling)) => Some(asked.min(ceiling)),
-        (asked, ceiling) => asked.or(ceiling),
-    }
-}
-
-/// At most eight digits and a unit.
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let n: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(n * 3600),
-        "M" => Duration::from_secs(n * 60),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
-    })
-    .filter(|time| !time.is_zero())
-}
-
-/// Header changes, path and authority of the request, in Envoy's order.
-fn change_request(
-    exchange: &mut Exchange,
-    chosen: &Chosen,
-    forward: &Forward,
-    target: &WeightedTarget,
-    timeout: Option<Duration>,
-) {
-    let per_try = forward
-        .retry
-        .as_ref()
-        .and_then(|retry| retry.per_try_timeout);
-    if let Some(limit) = per_try.or(timeout) {
-        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        exchange
-            .head
-            .headers
-            .insert("x-envoy-expected-rq-timeout-ms", HeaderValue::from(millis));
-    }
-    let mut headers = std::mem::take(&mut exchange.head.headers);
-    {
-        let record = &exchange.record;
-        let facts = |format: &Format, _: &HeaderMap| format.write(&**record as &dyn Facts, "");
-        for changes in [
-            &target.headers,
-            &chosen.route.headers,
-            &chosen.host.headers,
-            &chosen.table.headers,
-        ] {
-            route::change_headers(&changes.request, &mut headers, &facts);
-        }
-    }
-    let host = target.host.as_ref().or(forward.host.as_ref());
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        if forward.append_forwarded_host
-            && let Ok(old) = HeaderValue::from_str(&exchange.authority)
-        {
-            headers.append("x-forwarded-host", old);
-        }
-        exchange.authority = host.to_owned();
-    }
-    if let Some(rewrite) = &forward.rewrite {
-        let new = route::rewrite(rewrite, &chosen.route.matches.path, &exchange.target);
-        if let Ok(old) = HeaderValue::from_str(&exchange.target) {
-            headers.insert("x-envoy-original-path", old);
-        }
-        exchange.target = new;
-    }
-    exchange.head.headers = headers;
-}
-
-/// Method, URI and headers for one protocol; `None` if they cannot be written.
-fn request_head(exchange: &Exchange, http2: bool) -> Option<(http::Method, Uri, HeaderMap)> {
-    let mut headers = exchange.head.headers.clone();
-    let uri = if http2 {
-        let parts = Uri::builder()
-            .scheme("http")
-            .authority(exchange.authority.as_str());
-        parts
-            .path_and_query(exchange.target.as_str())
-            .build()
-            .ok()?
-    } else {
-        headers.insert(
-            header::HOST,
-            HeaderValue::from_str(&exchange.authority).ok()?,
-        );
-        exchange.target.parse().ok()?
-    };
-    if exchange.upgrade.is_some() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    }
-    Some((exchange.head.method.clone(), uri, headers))
-}
-
 /// The head of the answer, in Envoy's order.
 fn respond(
     proxy: &Arc<Proxy>,
@@ -526,7 +419,7 @@ fn respond(
         for changes in [
             &target.headers,
             &chosen.route.headers,
-            &chosen.host.headers,
+            &chosen.host().headers,
             &chosen.table.headers,
         ] {
             route::change_headers(&changes.response, &mut head.headers, &facts);

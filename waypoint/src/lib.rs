@@ -11,6 +11,7 @@ pub mod envoy;
 pub mod filters;
 pub mod format;
 pub mod forward;
+pub mod headers;
 pub mod io;
 pub mod listener;
 pub mod model;

@@ -4,6 +4,7 @@
 use crate::download::Download;
 use crate::filters::{cors, fault, rbac};
 use crate::forward;
+use crate::headers::clean_headers;
 use crate::model::listener::{Chain, ChainKind, HttpChain, HttpFilter, ServerMode};
 use crate::model::route::{Abort, Route, RouteAction, RouteTable, VirtualHost};
 use crate::model::text::RequestView;
@@ -16,10 +17,9 @@ use crate::state::Snapshot;
 use crate::tunnel::Tunnel;
 use crate::upload::{RECORDED, Upload};
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use rand::RngExt;
 use std::sync::Arc;
 
 /// A request on its way, and all that was found out about it.
@@ -55,13 +55,6 @@ impl Exchange {
             headers: &self.head.headers,
         }
     }
-
-    fn http(&self) -> Option<&HttpChain> {
-        match &self.chain.kind {
-            ChainKind::Http(chain) => Some(chain),
-            ChainKind::Tcp(_) => None,
-        }
-    }
 }
 
 /// A route with its surroundings.
@@ -69,10 +62,17 @@ impl Exchange {
 pub struct Chosen {
     /// The table.
     pub table: Arc<RouteTable>,
-    /// Its host.
-    pub host: VirtualHost,
+    /// Its host's place in the table.
+    pub host: usize,
     /// The route.
     pub route: Arc<Route>,
+}
+
+impl Chosen {
+    /// Its host.
+    pub fn host(&self) -> &VirtualHost {
+        &self.table.hosts[self.host]
+    }
 }
 
 /// Serves one request; every error ends here as an answer.
@@ -213,74 +213,6 @@ fn prepare(exchange: &mut Exchange, config: &HttpChain) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Takes away what a client may not tell, and adds what Envoy adds.
-fn clean_headers(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    headers.remove(header::HOST);
-    headers.remove("x-forwarded-client-cert");
-    let control: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-envoy-"))
-        .cloned()
-        .collect();
-    for name in control {
-        headers.remove(name);
-    }
-    if !headers.contains_key("x-forwarded-proto") {
-        headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
-    }
-    if !headers.contains_key("x-request-id")
-        && let Ok(id) = HeaderValue::from_str(&random_uuid())
-    {
-        headers.insert("x-request-id", id);
-    }
-}
-
-/// Headers of one hop, among them those that `connection` names.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .collect();
-    let trailers = headers
-        .get(header::TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "transfer-encoding",
-        "upgrade",
-        "te",
-    ] {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-fn random_uuid() -> String {
-    let mut bytes: u128 = rand::rng().random();
-    bytes = (bytes & !(0xf000u128 << 64)) | (0x4000u128 << 64);
-    bytes = (bytes & !(0xc000u128 << 48)) | (0x8000u128 << 48);
-    let hex = format!("{bytes:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
-}
-
 fn authority_of(head: &http::request::Parts) -> String {
     match head.uri.authority() {
         Some(authority) => authority.as_str().to_owned(),
@@ -323,10 +255,7 @@ fn choose(exchange: &Exchange, config: &HttpChain) -> Option<Chosen> {
     let (host, route) = route::select(table, &exchange.view())?;
     Some(Chosen {
         table: table.clone(),
-        host: VirtualHost {
-            routes: Vec::new(),
-            ..host.clone()
-        },
+        host,
         route: route.clone(),
     })
 }
@@ -459,7 +388,7 @@ fn local_changes(chosen: &Chosen, headers: &mut HeaderMap) {
     let no_facts = |_: &crate::format::Format, _: &HeaderMap| String::new();
     for changes in [
         &chosen.route.headers,
-        &chosen.host.headers,
+        &chosen.host().headers,
         &chosen.table.headers,
     ] {
         route::change_headers(&changes.response, headers, &no_facts);
@@ -555,14 +484,4 @@ fn plain(
     server(Some(config), response.headers_mut());
     record.response = response.headers().clone();
     response.map(|()| Download::local(body, record))
-}
-
-impl std::fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let http = self.http().is_some();
-        f.debug_struct("Exchange")
-            .field("target", &self.target)
-            .field("http", &http)
-            .finish_non_exhaustive()
-    }
 }

@@ -7,7 +7,7 @@ mod tests;
 use crate::format::{Facts, Format};
 use crate::model::route::{
     Changes, Forward, PathMatch, PathRewrite, QueryTest, Redirect, Route, RouteMatch, RouteTable,
-    SetMode, VirtualHost, WeightedTarget,
+    SetMode, WeightedTarget,
 };
 use crate::model::text::RequestView;
 use http::header::{HeaderMap, HeaderValue};
@@ -15,13 +15,13 @@ use rand::RngExt;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The route of a request, if there is one.
+/// The route of a request, if there is one, and the place of its virtual host in the table.
 pub fn select<'a>(
     table: &'a RouteTable,
     request: &RequestView<'_>,
-) -> Option<(&'a VirtualHost, &'a Arc<Route>)> {
+) -> Option<(usize, &'a Arc<Route>)> {
     let host = virtual_host(table, request.authority)?;
-    let route = host
+    let route = table.hosts[host]
         .routes
         .iter()
         .find(|route| matches(&route.matches, request))?;
@@ -29,10 +29,10 @@ pub fn select<'a>(
 }
 
 /// Exact names before the longest `*.suffix`, before the longest `prefix.*`, before `*`.
-fn virtual_host<'a>(table: &'a RouteTable, authority: &str) -> Option<&'a VirtualHost> {
+fn virtual_host(table: &RouteTable, authority: &str) -> Option<usize> {
     let authority = authority.to_ascii_lowercase();
-    let mut best: Option<((u8, usize), &VirtualHost)> = None;
-    for host in &table.hosts {
+    let mut best: Option<((u8, usize), usize)> = None;
+    for (index, host) in table.hosts.iter().enumerate() {
         for domain in &host.domains {
             let rank = match domain.as_str() {
                 exact if exact == authority => (3, exact.len()),
@@ -52,11 +52,11 @@ fn virtual_host<'a>(table: &'a RouteTable, authority: &str) -> Option<&'a Virtua
                 },
             };
             if best.is_none_or(|(so_far, _)| rank > so_far) {
-                best = Some((rank, host));
+                best = Some((rank, index));
             }
         }
     }
-    best.map(|(_, host)| host)
+    best.map(|(_, index)| index)
 }
 
 /// Does a request satisfy a route's conditions?

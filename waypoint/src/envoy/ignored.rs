@@ -1,6 +1,7 @@
 //! What is accepted and has no effect, each with its reason. `take!` checks at compile time that a field
 //! that is passed over stands here; a test compares the list with docs/decisions. Nothing that guards or
 //! limits access may stand here.
+//! Long because it is one table.
 
 /// A field that is accepted and ignored.
 #[derive(Debug, Clone, Copy)]

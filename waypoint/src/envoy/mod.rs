@@ -15,6 +15,7 @@ pub mod retry;
 pub mod route;
 pub mod socket;
 pub mod strings;
+pub mod terminate;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -1,6 +1,7 @@
 //! Copies of requests: sent when the whole request is known, at most so many at a time, answers not read.
 
-use super::{original_endpoint, request_head};
+use super::head::request_head;
+use super::original_endpoint;
 use crate::cluster::{Guard, Live};
 use crate::model::cluster::{Discovery, UpstreamHttp};
 use crate::model::route::Forward;

@@ -1,4 +1,5 @@
 //! The data path in one process, on the captured configuration.
+//! Long because it is one table of cases over one world.
 
 mod world;
 
