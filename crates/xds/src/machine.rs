@@ -1,7 +1,7 @@
 //! The client's side of delta ADS for one type: what to subscribe to, what is held, what to answer.
 //! Pure: messages in, messages out. Driven by `client`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, Status};
 
@@ -52,6 +52,9 @@ pub struct Machine {
     wanted: Subscription,
     /// Names of the resources in force, with their versions.
     held: HashMap<Box<str>, Box<str>>,
+    /// Names that were refused and of which no version is held. The handler may have put something in their
+    /// place, so the control plane must tell of their removal, also when it happens between two streams.
+    refused: HashSet<Box<str>>,
     /// A request for this type has been sent on the present stream.
     asked: bool,
 }
@@ -97,6 +100,7 @@ impl Machine {
         Self {
             wanted,
             held: HashMap::new(),
+            refused: HashSet::new(),
             asked: false,
         }
     }
@@ -165,6 +169,7 @@ impl Machine {
             if self.wanted.names.remove(name) {
                 if !self.wanted.wildcard {
                     self.held.remove(name);
+                    self.refused.remove(name);
                 }
                 dropped.push(name.to_owned());
             }
@@ -230,11 +235,17 @@ impl Machine {
         let names: BTreeSet<&str> = refused.iter().map(|r| r.name.as_str()).collect();
         for (name, version) in arrived {
             if !names.contains(&*name) {
+                self.refused.remove(&name);
                 self.held.insert(name, version);
             }
         }
+        let without_version = names
+            .into_iter()
+            .filter(|name| !self.held.contains_key(*name));
+        self.refused.extend(without_version.map(Box::from));
         for name in &removed {
             self.held.remove(name.as_str());
+            self.refused.remove(name.as_str());
         }
         let error_detail = (!refused.is_empty()).then(|| Status {
             code: INVALID_ARGUMENT,
@@ -299,11 +310,13 @@ impl Machine {
         if self.wanted.wildcard && !subscribe.is_empty() {
             subscribe.insert(0, WILDCARD.to_owned());
         }
-        let versions = self
+        let held = self
             .held
             .iter()
-            .map(|(n, v)| (n.to_string(), v.to_string()))
-            .collect();
+            .map(|(n, v)| (n.to_string(), v.to_string()));
+        // No resource has the empty version: it is sent again, or said to be gone.
+        let refused = self.refused.iter().map(|n| (n.to_string(), String::new()));
+        let versions = held.chain(refused).collect();
         DeltaDiscoveryRequest {
             resource_names_subscribe: subscribe,
             initial_resource_versions: versions,

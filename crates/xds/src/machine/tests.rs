@@ -188,6 +188,29 @@ fn a_new_stream_resumes_from_what_is_held() {
 }
 
 #[test]
+fn a_new_stream_names_what_was_refused_so_that_its_removal_is_told() {
+    let mut machine = Machine::new(Subscription::all(TYPE));
+    machine.connected();
+    let resources = vec![resource("a", "1"), resource("b", "1"), resource("c", "1")];
+    let rejected = || vec![refuse("b", "bad"), refuse("c", "bad")];
+    push(&mut machine, response("n1", resources, &[]), rejected());
+    let resumed = |machine: &mut Machine| machine.connected().unwrap().initial_resource_versions;
+    let versions = |pairs: &[(&str, &str)]| {
+        let pair = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+        pairs.iter().map(pair).collect()
+    };
+    assert_eq!(
+        resumed(&mut machine),
+        versions(&[("a", "1"), ("b", ""), ("c", "")])
+    );
+    assert_eq!(held(&machine), [("a", "1")]);
+    // One comes in a good version, the other is told to be gone: nothing is left to be told.
+    let good = response("n2", vec![resource("b", "2")], &["c"]);
+    push(&mut machine, good, vec![]);
+    assert_eq!(resumed(&mut machine), versions(&[("a", "1"), ("b", "2")]));
+}
+
+#[test]
 fn a_push_that_crossed_an_unsubscribe_is_passed_over() {
     let mut machine = Machine::new(Subscription::named(TYPE, ["a", "10.0.0.1"]));
     machine.connected();
