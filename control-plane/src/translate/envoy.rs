@@ -217,3 +217,6 @@ impl<'a> Served<'a> {
         by_port
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,401 @@
+//! HTTPRoutes.
+
+use envoy_types::pb::envoy::config::route::v3::{
+    RouteAction, redirect_action::PathRewriteSpecifier, route::Action,
+    route_action::ClusterSpecifier, route_match::PathSpecifier,
+};
+
+use super::*;
+
+fn route(name: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}, namespace: app}}, \
+         spec: {{parentRefs: [{{group: '', kind: Service, name: s{parent}}}], rules: [{rules}]}}}}\n---\n"
+    )
+}
+
+fn rules(rules: &str) -> Result {
+    waypoint(&route("r", ", port: 80", rules))
+}
+
+const TO_S: &str = "backendRefs: [{name: s, port: 80}]";
+
+fn forwarded(action: &Option<Action>) -> &RouteAction {
+    match action {
+        Some(Action::Route(action)) => action,
+        other => panic!("forwarded: {other:?}"),
+    }
+}
+
+fn status(action: &Option<Action>) -> Option<u32> {
+    match action {
+        Some(Action::DirectResponse(response)) => Some(response.status),
+        _ => None,
+    }
+}
+
+/// Clusters with weights of the only rule.
+fn clusters(result: &Result) -> Vec<(String, u32)> {
+    match &forwarded(&result.routes(S80)[0].action).cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => vec![(name.clone(), 1)],
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
+            .clusters
+            .iter()
+            .map(|c| (c.name.clone(), c.weight.map_or(0, |w| w.value)))
+            .collect(),
+        other => panic!("clusters: {other:?}"),
+    }
+}
+
+#[test]
+fn the_most_specific_match_goes_first() {
+    let wants = [
+        "path: {type: RegularExpression, value: '/r.*'}",
+        "path: {value: /}",
+        "path: {value: /long/prefix}",
+        "path: {value: /}, headers: [{name: a, value: b}]",
+        "path: {value: /}, method: GET",
+        "path: {type: Exact, value: /e}",
+        "path: {value: /}, queryParams: [{name: q, value: v}]",
+    ];
+    let list: Vec<String> = wants
+        .iter()
+        .map(|want| format!("{{matches: [{{{want}}}], {TO_S}}}"))
+        .collect();
+    let names: Vec<String> = rules(&list.join(", "))
+        .routes(S80)
+        .into_iter()
+        .map(|route| route.name)
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "app.r.5", "app.r.2", "app.r.4", "app.r.3", "app.r.6", "app.r.1", "app.r.0"
+        ]
+    );
+}
+
+#[test]
+fn matches_have_envoys_form() {
+    let path = |want: &str| {
+        let result = rules(&format!("{{matches: [{{path: {{{want}}}}}], {TO_S}}}"));
+        result
+            .routes(S80)
+            .remove(0)
+            .r#match
+            .expect("a match")
+            .path_specifier
+    };
+    assert_eq!(path("value: /"), Some(PathSpecifier::Prefix("/".into())));
+    assert_eq!(
+        path("value: /a/"),
+        Some(PathSpecifier::PathSeparatedPrefix("/a".into()))
+    );
+    assert_eq!(
+        path("type: Exact, value: /a"),
+        Some(PathSpecifier::Path("/a".into()))
+    );
+    let result = rules(&format!(
+        "{{matches: [{{method: PUT, headers: [{{name: X-User, value: a}}]}}], {TO_S}}}"
+    ));
+    let wanted = result.routes(S80).remove(0).r#match.expect("a match");
+    let names: Vec<&str> = wanted
+        .headers
+        .iter()
+        .map(|header| header.name.as_str())
+        .collect();
+    assert_eq!(names, [":method", "x-user"]);
+}
+
+#[test]
+fn a_service_without_route_has_a_default_one_and_with_a_route_only_its_rules() {
+    assert_eq!(waypoint("").routes(S80)[0].name, "default");
+    assert_eq!(
+        rules(&format!(
+            "{{matches: [{{path: {{value: /only}}}}], {TO_S}}}"
+        ))
+        .routes(S80)
+        .len(),
+        1
+    );
+}
+
+#[test]
+fn a_route_for_the_port_goes_before_one_for_all_ports() {
+    let all = route("all", "", &format!("{{{TO_S}}}"));
+    let one = route("one", ", port: 80", &format!("{{{TO_S}}}"));
+    let result = waypoint(&(all.clone() + &one));
+    assert_eq!(result.routes(S80)[0].name, "app.one.0");
+    let unknown = "inbound-vip|70|http|s.app.svc.cluster.local";
+    assert_eq!(result.routes(unknown)[0].name, "app.all.0");
+    assert_eq!(waypoint(&all).routes(S80)[0].name, "app.all.0");
+}
+
+#[test]
+fn routes_of_other_parents_and_namespaces_do_not_count() {
+    let consumer = route("r", ", namespace: app", &format!("{{{TO_S}}}"))
+        .replace("name: r, namespace: app", "name: r, namespace: other");
+    let gateway =
+        route("r", "", &format!("{{{TO_S}}}")).replace("group: '', kind: Service", "kind: Gateway");
+    for more in [consumer, gateway] {
+        assert_eq!(waypoint(&more).routes(S80)[0].name, "default", "{more}");
+    }
+}
+
+#[test]
+fn bad_backends_answer_500_and_are_reported() {
+    let unknown = ("UnknownService".to_owned(), 10);
+    let good = (S80.to_owned(), 90);
+    let result = rules(
+        "{backendRefs: [{name: s, port: 80, weight: 90}, {name: gone, port: 80, weight: 10}]}",
+    );
+    assert_eq!(clusters(&result), [good, unknown]);
+    assert_eq!(
+        result.faults,
+        [
+            "HTTPRoute app/r: spec.rules[0]: backend gone: there is no such Service; its requests are answered with 500"
+        ]
+    );
+    for (rule, why) in [
+        (
+            "{backendRefs: [{name: gone, port: 80}]}",
+            "backend gone: there is no such Service; its requests are answered with 500",
+        ),
+        (
+            "{backendRefs: [{name: s, port: 81}]}",
+            "backend s: it has no port 81; its requests are answered with 500",
+        ),
+        (
+            "{backendRefs: [{name: s, port: 80, namespace: other}]}",
+            "backend s: namespace other would have to grant this reference; its requests are answered with 500",
+        ),
+        (
+            "{backendRefs: [{name: s, kind: Bucket}]}",
+            "backend s: kind Bucket is not supported; its requests are answered with 500",
+        ),
+        (
+            "{backendRefs: [{name: s, port: 80, weight: 0}]}",
+            "no backend has a weight above 0; this rule answers 500",
+        ),
+        (
+            "{}",
+            "no backend has a weight above 0; this rule answers 500",
+        ),
+        (
+            "{filters: [{type: ExtensionRef}], backendRefs: [{name: s, port: 80}]}",
+            "filter ExtensionRef is not supported; this rule answers 500",
+        ),
+        (
+            "{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}], backendRefs: [{name: s, port: 80}]}",
+            "ReplacePrefixMatch needs a PathPrefix match; this rule answers 500",
+        ),
+    ] {
+        let result = rules(rule);
+        assert_eq!(status(&result.routes(S80)[0].action), Some(500), "{rule}");
+        assert_eq!(
+            result.faults,
+            [format!("HTTPRoute app/r: spec.rules[0]: {why}")],
+            "{rule}"
+        );
+    }
+}
+
+#[test]
+fn weights_of_zero_are_left_out() {
+    let result =
+        rules("{backendRefs: [{name: s, port: 80, weight: 0}, {name: s, port: 90, weight: 3}]}");
+    assert_eq!(clusters(&result), [(S90.to_owned(), 1)]);
+}
+
+#[test]
+fn redirects_say_where_to() {
+    let redirect = |redirect: &str| {
+        let result = rules(&format!(
+            "{{matches: [{{path: {{value: /old}}}}], filters: [{{type: RequestRedirect, requestRedirect: {{{redirect}}}}}]}}"
+        ));
+        match result.routes(S80).remove(0).action {
+            Some(Action::Redirect(action)) => action,
+            other => panic!("a redirect: {other:?}"),
+        }
+    };
+    let codes = [(301, 0), (302, 1), (303, 2), (307, 3), (308, 4)];
+    for (code, envoy) in codes {
+        assert_eq!(
+            redirect(&format!("statusCode: {code}")).response_code,
+            envoy
+        );
+    }
+    assert_eq!(
+        redirect("hostname: a.example").response_code,
+        1,
+        "302 when it says nothing"
+    );
+    assert_eq!(
+        redirect("scheme: https, port: 443").port_redirect,
+        0,
+        "the scheme's own port goes without saying"
+    );
+    assert_eq!(redirect("scheme: https, port: 8443").port_redirect, 8443);
+    let path = |path: &str| redirect(&format!("path: {{{path}}}")).path_rewrite_specifier;
+    assert_eq!(
+        path("type: ReplaceFullPath, replaceFullPath: /new"),
+        Some(PathRewriteSpecifier::PathRedirect("/new".into()))
+    );
+    assert_eq!(
+        path("type: ReplacePrefixMatch, replacePrefixMatch: /new"),
+        Some(PathRewriteSpecifier::PrefixRewrite("/new".into()))
+    );
+    assert!(matches!(
+        path("type: ReplacePrefixMatch, replacePrefixMatch: /"),
+        Some(PathRewriteSpecifier::RegexRewrite(_))
+    ));
+}
+
+/// What a path becomes by a rewrite, worked out as Envoy does it.
+fn rewritten(prefix: &str, replacement: &str, path: &str) -> String {
+    let result = rules(&format!(
+        "{{matches: [{{path: {{value: {prefix}}}}}], filters: [{{type: URLRewrite, urlRewrite: {{path: {{{replacement}}}}}}}], {TO_S}}}"
+    ));
+    let routes = result.routes(S80);
+    let action = forwarded(&routes[0].action);
+    if let Some(rewrite) = &action.regex_rewrite {
+        let pattern = rewrite.pattern.as_ref().expect("a pattern").regex.clone();
+        // `/.*` and `^/prefix(/?)(.*)` are the two that we write.
+        return match pattern.strip_prefix('^') {
+            None => rewrite.substitution.clone(),
+            Some(_) => rewrite.substitution.replace(
+                r"\2",
+                path[prefix.trim_end_matches('/').len()..].trim_start_matches('/'),
+            ),
+        };
+    }
+    if action.prefix_rewrite.is_empty() {
+        return path.into();
+    }
+    let matched = match &routes[0].r#match.as_ref().expect("a match").path_specifier {
+        Some(PathSpecifier::Prefix(prefix) | PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            prefix.len()
+        }
+        other => panic!("a prefix: {other:?}"),
+    };
+    format!("{}{}", action.prefix_rewrite, &path[matched..])
+}
+
+#[test]
+fn prefixes_are_replaced_as_the_gateway_api_says() {
+    let prefix = |new: &str| format!("type: ReplacePrefixMatch, replacePrefixMatch: {new}");
+    for (matched, new, path, expected) in [
+        ("/foo", "/xyz", "/foo/bar", "/xyz/bar"),
+        ("/foo/", "/xyz", "/foo/bar", "/xyz/bar"),
+        ("/foo", "/xyz/", "/foo/bar", "/xyz/bar"),
+        ("/foo", "/xyz", "/foo", "/xyz"),
+        ("/foo", "/", "/foo/bar", "/bar"),
+        ("/foo", "/", "/foo", "/"),
+        ("/", "/xyz", "/bar", "/xyz/bar"),
+        ("/", "/", "/bar", "/bar"),
+    ] {
+        assert_eq!(
+            rewritten(matched, &prefix(new), path),
+            expected,
+            "{matched} to {new}"
+        );
+    }
+    assert_eq!(
+        rewritten(
+            "/foo",
+            "type: ReplaceFullPath, replaceFullPath: /all",
+            "/foo/x"
+        ),
+        "/all"
+    );
+}
+
+#[test]
+fn retries_and_timeouts() {
+    let action = |rest: &str| {
+        let result = rules(&format!("{{{TO_S}, {rest}}}"));
+        forwarded(&result.routes(S80)[0].action).clone()
+    };
+    let default = action("name: x");
+    let policy = default.retry_policy.expect("retries by default");
+    assert_eq!(policy.num_retries.map(|n| n.value), Some(2));
+    assert_eq!(default.timeout.map(|time| time.seconds), Some(0), "none");
+    assert!(action("retry: {attempts: 0}").retry_policy.is_none());
+    let policy = action("retry: {attempts: 5, codes: [500, 503], backoff: 100ms}")
+        .retry_policy
+        .expect("retries");
+    assert_eq!(
+        (
+            policy.num_retries.map(|n| n.value),
+            policy.retriable_status_codes
+        ),
+        (Some(5), vec![500, 503])
+    );
+    assert_eq!(
+        policy
+            .retry_back_off
+            .and_then(|b| b.base_interval)
+            .map(|b| b.nanos),
+        Some(100_000_000)
+    );
+    let timed = action("timeouts: {request: 10s, backendRequest: 2s}");
+    assert_eq!(timed.timeout.map(|time| time.seconds), Some(10));
+    assert_eq!(
+        timed
+            .retry_policy
+            .and_then(|policy| policy.per_try_timeout)
+            .map(|time| time.seconds),
+        Some(2)
+    );
+}
+
+#[test]
+fn mirrors_have_their_share() {
+    let share = |share: &str| {
+        let result = rules(&format!(
+            "{{filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: s, port: 80}}{share}}}}}], {TO_S}}}"
+        ));
+        let action = forwarded(&result.routes(S80)[0].action).clone();
+        let fraction = action.request_mirror_policies[0].runtime_fraction.clone();
+        fraction
+            .and_then(|fraction| fraction.default_value)
+            .map(|fraction| fraction.numerator)
+    };
+    assert_eq!(share(""), Some(1_000_000));
+    assert_eq!(share(", percent: 25"), Some(250_000));
+    assert_eq!(share(", percent: 0"), Some(0));
+    assert_eq!(
+        share(", fraction: {numerator: 1, denominator: 3}"),
+        Some(333_333)
+    );
+}
+
+#[test]
+fn header_changes_keep_their_meaning() {
+    let result = rules(&format!(
+        "{{filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: a, value: '5%'}}], add: [{{name: b, value: x}}], remove: [c]}}}}, {{type: ResponseHeaderModifier, responseHeaderModifier: {{remove: [server]}}}}], {TO_S}}}"
+    ));
+    let route = result.routes(S80).remove(0);
+    let added: Vec<(String, i32)> = route
+        .request_headers_to_add
+        .into_iter()
+        .map(|option| {
+            (
+                option.header.map(|h| h.value).unwrap_or_default(),
+                option.append_action,
+            )
+        })
+        .collect();
+    assert_eq!(
+        added,
+        [("5%%".to_owned(), 2), ("x".to_owned(), 0)],
+        "a percent sign is no operator"
+    );
+    assert_eq!(
+        (
+            route.request_headers_to_remove,
+            route.response_headers_to_remove
+        ),
+        (vec!["c".into()], vec!["server".into()])
+    );
+}
