@@ -59,7 +59,8 @@ fn without_a_previous_result_the_result_is_empty_but_versioned() {
 
 #[test]
 fn what_a_verb_needs_is_checked_with_the_codes_of_the_specification() {
-    let table: [(&[(&str, &str)], &str, u32, &str); 12] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, u32, &'a str);
+    let table: [Case<'_>; 12] = [
         (&[("CNI_COMMAND", "")], CONF, 4, "CNI_COMMAND is not set"),
         (
             &[("CNI_COMMAND", "MOVE")],
