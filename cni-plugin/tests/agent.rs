@@ -1,4 +1,9 @@
 //! The real binaries, with the test as container runtime and as ztunnel.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test a panic is the failure report"
+)]
+
 mod node;
 
 use nix::sys::signal::Signal;

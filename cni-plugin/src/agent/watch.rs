@@ -61,6 +61,10 @@ impl World {
         let Some(pod) = view.pods.get(&(namespace.to_owned(), name.to_owned())) else {
             return Sight::Unknown;
         };
+        if pod.spec.node_name.is_empty() {
+            // Not scheduled as far as we have heard.
+            return Sight::Unknown;
+        }
         if pod.spec.node_name != self.node {
             return Sight::Elsewhere(pod.spec.node_name.clone());
         }
