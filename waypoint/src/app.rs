@@ -192,7 +192,13 @@ async fn serve_operators(
 }
 
 async fn serve(address: SocketAddr, router: Router, shutdown: &Shutdown) -> anyhow::Result<()> {
-    Server::bind(address).await?.serve(router, shutdown);
+    let server = Server::bind(address).await?;
+    let (address, paths) = (
+        server.address()?,
+        router.paths().collect::<Vec<_>>().join(" "),
+    );
+    tracing::info!(%address, paths, "serving operators");
+    server.serve(router, shutdown);
     Ok(())
 }
 
@@ -211,6 +217,7 @@ async fn listen(proxy: &Proxy, inbound: Option<SocketAddr>) -> anyhow::Result<Ve
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("HBONE listener {address}"))?;
+        let address = listener.local_addr()?;
         tracing::info!(%address, "listening for HBONE");
         listeners.push(listener);
     }

@@ -6,7 +6,7 @@ use crate::model::listener::{ChainKind, Inbound};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use prost::Message;
 
-mod refusals;
+pub mod refusals;
 
 /// Name and bytes of each resource in a captured push.
 pub fn capture(set: &str, file: &str) -> Vec<(String, String, Vec<u8>)> {

@@ -272,6 +272,12 @@ async fn failures_have_envoys_words() {
         (late.status, late.body.as_str()),
         (504, "upstream request timeout")
     );
+    // From here on no clock may interfere.
+    let without = open;
+    world.push(&Changes {
+        chain: Some(without),
+        ..Changes::default()
+    });
     let reset = world.send(get("/reset", &[])).await;
     assert_eq!(reset.status, 503);
     assert!(
@@ -280,7 +286,7 @@ async fn failures_have_envoys_words() {
         reset.body
     );
     world.push(&Changes {
-        chain: Some(with_timeout),
+        chain: Some(without),
         endpoints: Some(vec![]),
         ..Changes::default()
     });
@@ -290,7 +296,7 @@ async fn failures_have_envoys_words() {
         (503, "no healthy upstream")
     );
     world.push(&Changes {
-        chain: Some(with_timeout),
+        chain: Some(without),
         endpoints: Some(vec!["127.0.0.3:8080"]),
         ..Changes::default()
     });
@@ -515,4 +521,89 @@ async fn a_protocol_where_the_server_speaks_first_is_taken_for_tcp() {
     .unwrap();
     let log = world.log();
     assert!(log.contains(" encap "), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refused_shape_is_nacked_by_ads_and_fails_no_request() {
+    use crate::config::subscriptions;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    let world = Arc::new(
+        World::new(Changes {
+            chain: Some(open),
+            ..Changes::default()
+        })
+        .await,
+    );
+    let tls = testkit::authority::tls(&world.ca, &["127.0.0.1"]).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let ads = testkit::ads::Ads::start(listener, tls).unwrap();
+    for (url, name, body) in world::resources(&Changes {
+        chain: Some(open),
+        ..Changes::default()
+    }) {
+        ads.set_bytes(&url, &name, body);
+    }
+    let channel = identity::grpc::channel(identity::grpc::GrpcConfig {
+        address: format!("https://{address}"),
+        root: identity::grpc::RootSource::Pem(world.ca.roots_pem().to_owned()),
+        alt_hostname: None,
+        token: identity::grpc::Token::None,
+        cluster_id: String::new(),
+        headers: Vec::new(),
+        mark: None,
+    })
+    .unwrap();
+    let client = xds::client::ClientConfig {
+        node: Default::default(),
+        subscriptions: subscriptions(),
+        observer: Arc::new(()),
+    };
+    let (client, handle) = xds::client::Client::new(client, Box::new(world.config.clone()));
+    world.config.connect(handle);
+    drop(
+        world
+            .proxy
+            .shutdown
+            .spawn_aside(client.run(channel, Default::default())),
+    );
+    let limit = std::time::Duration::from_secs(60);
+    tokio::task::block_in_place(|| ads.settled(1, limit)).unwrap();
+    assert_eq!(ads.nacks(), vec![]);
+
+    let (stop, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let traffic = {
+        let (world, stop, served) = (world.clone(), stop.clone(), served.clone());
+        world.clone().proxy.shutdown.spawn_aside(async move {
+            let mut failed = Vec::new();
+            while !stop.load(SeqCst) {
+                let got = world.send(get("/steady", &[])).await;
+                if got.status != 200 {
+                    failed.push(got);
+                }
+                served.fetch_add(1, SeqCst);
+            }
+            failed
+        })
+    };
+    let corpus = crate::envoy::tests::refusals::corpus();
+    for (n, (refused, want)) in corpus.iter().enumerate() {
+        ads.set_bytes(refused.type_url, refused.name, refused.body.clone());
+        tokio::task::block_in_place(|| ads.settled(1, limit)).unwrap();
+        let nacks = ads.nacks();
+        assert_eq!(nacks.len(), n + 1, "{want}");
+        assert_eq!(nacks[n].type_url, refused.type_url);
+        assert_eq!(nacks[n].message, format!("{}: {want}", refused.name));
+    }
+    let enough = served.load(SeqCst) + 20;
+    while served.load(SeqCst) < enough {
+        tokio::task::yield_now().await;
+    }
+    stop.store(true, SeqCst);
+    let failed = traffic.await.unwrap().unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
 }

@@ -2,6 +2,7 @@
 
 use super::capture;
 use crate::envoy::{cluster, endpoint, listener, route};
+use crate::state::types;
 use envoy_types::pb::envoy::config::accesslog::v3 as log;
 use envoy_types::pb::envoy::config::cluster::v3::{self as cds, Cluster, cluster as cd};
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -36,32 +37,56 @@ fn resource<M: Message + Default>(file: &str, name: &str) -> M {
     M::decode(bytes.as_slice()).unwrap()
 }
 
-fn refused_cluster(change: impl FnOnce(&mut Cluster)) -> String {
+/// A resource that is refused.
+pub struct Refused {
+    pub type_url: &'static str,
+    pub name: &'static str,
+    pub body: Vec<u8>,
+    /// The refusal, as the control plane reads it.
+    pub text: String,
+}
+
+fn refused_cluster(change: impl FnOnce(&mut Cluster)) -> Refused {
     let mut cluster: Cluster = resource("00-Cluster", ECHO);
     change(&mut cluster);
-    cluster::from_bytes(&cluster.encode_to_vec())
-        .unwrap_err()
-        .to_string()
+    let body = cluster.encode_to_vec();
+    let text = cluster::from_bytes(&body).unwrap_err().to_string();
+    Refused {
+        type_url: types::CLUSTER,
+        name: ECHO,
+        body,
+        text,
+    }
 }
 
-fn refused_endpoints(change: impl FnOnce(&mut ClusterLoadAssignment)) -> String {
+fn refused_endpoints(change: impl FnOnce(&mut ClusterLoadAssignment)) -> Refused {
     let mut endpoints: ClusterLoadAssignment = resource("05-ClusterLoadAssignment", ECHO);
     change(&mut endpoints);
-    endpoint::from_bytes(&endpoints.encode_to_vec())
-        .unwrap_err()
-        .to_string()
+    let body = endpoints.encode_to_vec();
+    let text = endpoint::from_bytes(&body).unwrap_err().to_string();
+    Refused {
+        type_url: types::ENDPOINT,
+        name: ECHO,
+        body,
+        text,
+    }
 }
 
-fn refused_listener(name: &str, change: impl FnOnce(&mut Listener)) -> String {
+fn refused_listener(name: &'static str, change: impl FnOnce(&mut Listener)) -> Refused {
     let mut listener: Listener = resource("01-Listener", name);
     change(&mut listener);
-    listener::from_bytes(&listener.encode_to_vec(), None)
-        .unwrap_err()
-        .to_string()
+    let body = listener.encode_to_vec();
+    let text = listener::from_bytes(&body, None).unwrap_err().to_string();
+    Refused {
+        type_url: types::LISTENER,
+        name,
+        body,
+        text,
+    }
 }
 
 /// Changes the connection manager of the echo chain.
-fn refused_chain(change: impl FnOnce(&mut HttpConnectionManager)) -> String {
+fn refused_chain(change: impl FnOnce(&mut HttpConnectionManager)) -> Refused {
     refused_listener("main_internal", |listener| {
         let chain = listener
             .filter_chains
@@ -78,7 +103,7 @@ fn refused_chain(change: impl FnOnce(&mut HttpConnectionManager)) -> String {
     })
 }
 
-fn refused_route(change: impl FnOnce(&mut rt::Route)) -> String {
+fn refused_route(change: impl FnOnce(&mut rt::Route)) -> Refused {
     refused_chain(|manager| {
         let Some(RouteSpecifier::RouteConfig(config)) = &mut manager.route_specifier else {
             panic!()
@@ -87,7 +112,7 @@ fn refused_route(change: impl FnOnce(&mut rt::Route)) -> String {
     })
 }
 
-fn refused_action(change: impl FnOnce(&mut rt::RouteAction)) -> String {
+fn refused_action(change: impl FnOnce(&mut rt::RouteAction)) -> Refused {
     refused_route(|route| {
         let Some(rt::route::Action::Route(action)) = &mut route.action else {
             panic!()
@@ -96,7 +121,7 @@ fn refused_action(change: impl FnOnce(&mut rt::RouteAction)) -> String {
     })
 }
 
-fn refused_rbac(change: impl FnOnce(&mut rb::Policy)) -> String {
+fn refused_rbac(change: impl FnOnce(&mut rb::Policy)) -> Refused {
     refused_chain(|manager| {
         let Some(hcm::http_filter::ConfigType::TypedConfig(config)) =
             &mut manager.http_filters[0].config_type
@@ -129,8 +154,7 @@ fn lds(rest: &str) -> String {
     format!("{LDS}{CHAIN}{rest}")
 }
 
-#[test]
-fn refused_clusters() {
+fn refused_clusters() -> Vec<(Refused, String)> {
     let kind = |kind: cd::DiscoveryType| Some(cd::ClusterDiscoveryType::Type(kind as i32));
     let cases = [
         (
@@ -195,13 +219,13 @@ fn refused_clusters() {
             "circuit_breakers.thresholds[0].max_connection_pools: not supported",
         ),
     ];
-    for (got, want) in cases {
-        assert_eq!(got, format!("{CDS}{want}"));
-    }
+    cases
+        .into_iter()
+        .map(|(got, want)| (got, format!("{CDS}{want}")))
+        .collect()
 }
 
-#[test]
-fn refused_endpoint_sets() {
+fn refused_endpoint_sets() -> Vec<(Refused, String)> {
     let cases = [
         (
             refused_endpoints(|e| e.endpoints[0].lb_endpoints[1].health_status = 99),
@@ -221,13 +245,13 @@ fn refused_endpoint_sets() {
             "endpoints[0].lb_endpoints[0].endpoint: missing",
         ),
     ];
-    for (got, want) in cases {
-        assert_eq!(got, format!("{EDS}{want}"));
-    }
+    cases
+        .into_iter()
+        .map(|(got, want)| (got, format!("{EDS}{want}")))
+        .collect()
 }
 
-#[test]
-fn refused_listeners() {
+fn refused_listeners() -> Vec<(Refused, String)> {
     let cases = [
         (
             refused_listener("main_internal", |l| l.name = "extra".into()),
@@ -258,13 +282,13 @@ fn refused_listeners() {
             "filter_chains: must be one chain",
         ),
     ];
-    for (got, want) in cases {
-        assert_eq!(got, format!("{LDS}{want}"));
-    }
+    cases
+        .into_iter()
+        .map(|(got, want)| (got, format!("{LDS}{want}")))
+        .collect()
 }
 
-#[test]
-fn refused_parts_of_a_connection_manager() {
+fn refused_parts_of_a_connection_manager() -> Vec<(Refused, String)> {
     let lua = Any {
         type_url: "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua".into(),
         value: vec![],
@@ -310,9 +334,10 @@ fn refused_parts_of_a_connection_manager() {
             "access_log[0].typed_config.log_format.text_format_source: format operator '%COALESCE(1)%' is not supported",
         ),
     ];
-    for (got, want) in cases {
-        assert_eq!(got, lds(want));
-    }
+    cases
+        .into_iter()
+        .map(|(got, want)| (got, lds(want)))
+        .collect()
 }
 
 fn log_format(
@@ -337,8 +362,7 @@ fn log_format(
     }
 }
 
-#[test]
-fn refused_parts_of_a_route() {
+fn refused_parts_of_a_route() -> Vec<(Refused, String)> {
     let cases = [
         (
             refused_action(|a| a.hash_policy = vec![Default::default()]),
@@ -388,13 +412,13 @@ fn refused_parts_of_a_route() {
         ),
         (refused_route(|r| r.action = None), "action: missing"),
     ];
-    for (got, want) in cases {
-        assert_eq!(got, lds(&format!("{ROUTE}{want}")));
-    }
+    cases
+        .into_iter()
+        .map(|(got, want)| (got, lds(&format!("{ROUTE}{want}"))))
+        .collect()
 }
 
-#[test]
-fn refused_parts_of_a_policy() {
+fn refused_parts_of_a_policy() -> Vec<(Refused, String)> {
     let metadata = rb::principal::Identifier::Metadata(Default::default());
     let state = |key: &str| {
         rb::principal::Identifier::FilterState(
@@ -435,13 +459,28 @@ fn refused_parts_of_a_policy() {
             "permissions[0].any: must be true",
         ),
     ];
-    for (got, want) in cases {
-        assert_eq!(
-            got,
-            lds(&format!(
+    cases.into_iter().map(|(got, want)| (got, lds(&format!(
                 "http_filters[0].typed_config.rules.policies[\"ns[app]-policy[l7]-rule[0]\"].{want}"
-            ))
-        );
+            )))).collect()
+}
+
+/// All of them, with the exact text of each.
+pub fn corpus() -> Vec<(Refused, String)> {
+    let mut all = refused_clusters();
+    all.extend(refused_endpoint_sets());
+    all.extend(refused_listeners());
+    all.extend(refused_parts_of_a_connection_manager());
+    all.extend(refused_parts_of_a_route());
+    all.extend(refused_parts_of_a_policy());
+    all
+}
+
+#[test]
+fn each_refused_shape_has_its_exact_text() {
+    let corpus = corpus();
+    assert!(corpus.len() > 40);
+    for (refused, want) in corpus {
+        assert_eq!(refused.text, want);
     }
 }
 

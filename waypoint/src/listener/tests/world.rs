@@ -1,13 +1,12 @@
 //! A whole path in one process: client —HBONE→ waypoint —HBONE→ an endpoint's ztunnel → echo.
 //! The waypoint runs on the captured configuration, with changes that a test makes to the echo service.
 
+use crate::config::Config;
 use crate::envoy::tests::capture;
 use crate::proxy::{Proxy, Times};
 use crate::report::{Metrics, Reporter};
-use crate::state::{State, types};
 use crate::upstream::Upstream;
 use crate::upstream::dial::Dialer;
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -36,6 +35,7 @@ use testkit::ca::TestCa;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use xds::ResourceUpdate;
 
 pub const ECHO: &str = "inbound-vip|80|http|echo.app.svc.cluster.local";
 pub const ECHO_TCP: &str = "inbound-vip|90|tcp|echo.app.svc.cluster.local";
@@ -48,7 +48,7 @@ pub type Seen = Arc<Mutex<Vec<(String, String, http::HeaderMap)>>>;
 pub struct World {
     pub ca: TestCa,
     pub proxy: Arc<Proxy>,
-    pub state: Mutex<State>,
+    pub config: Config,
     pub address: SocketAddr,
     pub seen: Seen,
     pub lines: Lines,
@@ -85,9 +85,9 @@ impl World {
         let ca = TestCa::new("cluster.local");
         let seen = Seen::default();
         let ztunnel = ztunnel(ca.issue(&ca.identity("app", "echo"), HOUR), seen.clone()).await;
-        let mut state = State::default();
-        configure(&mut state, &changes);
-        let snapshot = Arc::new(ArcSwap::from_pointee(state.snapshot().clone()));
+        let config = Config::default();
+        apply(&config, &changes);
+        let snapshot = config.snapshot();
         let own = ca.issue(&ca.identity("app", "wp"), HOUR);
         let certificates: crate::upstream::dial::Certificates = Arc::new(move || Some(own.clone()));
         let shutdown = Shutdown::new();
@@ -129,7 +129,7 @@ impl World {
         Self {
             ca,
             proxy,
-            state: Mutex::new(state),
+            config,
             address,
             seen,
             lines,
@@ -139,11 +139,7 @@ impl World {
 
     /// A push on top of what is there.
     pub fn push(&self, changes: &Changes) {
-        let mut state = self.state.lock().unwrap();
-        configure(&mut state, changes);
-        self.proxy
-            .snapshot
-            .store(Arc::new(state.snapshot().clone()));
+        apply(&self.config, changes);
     }
 
     /// An HBONE connection of this client.
@@ -258,56 +254,60 @@ pub fn request(
         .unwrap()
 }
 
-fn configure(state: &mut State, changes: &Changes) {
+fn apply(config: &Config, changes: &Changes) {
+    for (url, name, body) in resources(changes) {
+        let update = ResourceUpdate::Upsert {
+            name,
+            version: String::new(),
+            body,
+        };
+        assert_eq!(config.apply(&url, vec![update]), vec![]);
+    }
+}
+
+/// Type URL, name and bytes of all resources, with the changes made.
+pub fn resources(changes: &Changes) -> Vec<(String, String, Vec<u8>)> {
+    let mut all = Vec::new();
     for (url, name, bytes) in capture(SET, "00-Cluster") {
         let bytes = match changes.cluster {
             Some(change) if name == ECHO || name == ECHO_TCP => changed(&bytes, change),
             _ => bytes,
         };
-        state.upsert(&url, &name, &bytes).unwrap();
+        all.push((url, name, bytes));
     }
     for (url, name, bytes) in capture(SET, "05-ClusterLoadAssignment") {
-        let endpoints = changes
-            .endpoints
-            .clone()
-            .unwrap_or_else(|| vec!["127.0.0.1:8080", "127.0.0.2:8080"]);
-        let bytes = changed(&bytes, |set: &mut ClusterLoadAssignment| {
-            through_tunnels(set, &endpoints)
-        });
-        state.upsert(&url, &name, &bytes).unwrap();
+        let usual = || vec!["127.0.0.1:8080", "127.0.0.2:8080"];
+        let endpoints = changes.endpoints.clone().unwrap_or_else(usual);
+        let change = |set: &mut ClusterLoadAssignment| through_tunnels(set, &endpoints);
+        all.push((url, name, changed(&bytes, change)));
     }
     for (url, name, bytes) in capture(SET, "01-Listener") {
         let bytes = match name.as_str() {
-            "main_internal" => changed(&bytes, |listener: &mut Listener| {
-                if let Some(change) = changes.listener {
-                    change(listener);
-                }
-                let chain = listener
-                    .filter_chains
-                    .iter_mut()
-                    .find(|chain| chain.name == ECHO)
-                    .unwrap();
-                let Some(filter::ConfigType::TypedConfig(config)) =
-                    &mut chain.filters[0].config_type
-                else {
-                    panic!()
-                };
-                if let Some(change) = changes.chain {
-                    let value = changed(&config.value, change);
-                    *config = Any {
-                        type_url: format!(
-                            "type.googleapis.com/{}",
-                            HttpConnectionManager::full_name()
-                        ),
-                        value,
-                    };
-                }
-            }),
+            "main_internal" => changed(&bytes, |listener| change_listener(listener, changes)),
             _ => bytes,
         };
-        state.upsert(&url, &name, &bytes).unwrap();
+        all.push((url, name, bytes));
     }
-    assert!(types::LISTENER.ends_with("Listener"));
+    all
+}
+
+fn change_listener(listener: &mut Listener, changes: &Changes) {
+    if let Some(change) = changes.listener {
+        change(listener);
+    }
+    let chain = listener
+        .filter_chains
+        .iter_mut()
+        .find(|chain| chain.name == ECHO)
+        .unwrap();
+    let Some(filter::ConfigType::TypedConfig(config)) = &mut chain.filters[0].config_type else {
+        panic!()
+    };
+    if let Some(change) = changes.chain {
+        let value = changed(&config.value, change);
+        let type_url = format!("type.googleapis.com/{}", HttpConnectionManager::full_name());
+        *config = Any { type_url, value };
+    }
 }
 
 fn changed<M: Message + Default>(bytes: &[u8], change: impl FnOnce(&mut M)) -> Vec<u8> {
