@@ -19,6 +19,7 @@ ztunnel: the node proxy of an ambient mesh
 
 usage: ztunnel [proxy] [ignored arguments]   run the proxy (the default)
        ztunnel version                       print what this build is
+       ztunnel settings                      print all settings as a table
        ztunnel help                          print this
 
 Settings come from the environment; docs/configuration.md lists them.
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     match command.as_str() {
         "proxy" => proxy().into(),
         "version" => print(&format!("{}\n", dump::version())),
+        "settings" => print(&runtime::settings::table(&Config::documentation())),
         "help" | "--help" | "-h" => print(HELP),
         other => {
             complain(&format!("unknown command {other:?}\n\n{HELP}"));

@@ -348,3 +348,36 @@ fn finish(mut command: Command, input: &str) -> Result<String> {
     ensure!(output.status.success(), "{command:?} ({input:?}): {error}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_leaves_no_namespace_behind_and_pods_reach_each_other_before() {
+        crate::root_or_skip!();
+        let names = std::sync::Mutex::new(Vec::new());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let topology = Topology::new().unwrap();
+            let (one, two) = (topology.node().unwrap(), topology.node().unwrap());
+            let (a, b) = (one.pod("a").unwrap(), two.pod("b").unwrap());
+            for ns in [topology.control(), &one.ns, &two.ns, &a.ns, &b.ns] {
+                names.lock().unwrap().push(ns.path());
+            }
+            for to in [b.ip, b.ip6] {
+                let listener = b.ns.listen(SocketAddr::new(to, 0)).unwrap();
+                let port = listener.local_addr().unwrap().port();
+                drop(crate::echo::connect(&a.ns, SocketAddr::new(to, port)).unwrap());
+            }
+            panic!("as a failing test does");
+        }));
+        assert!(panicked.is_err());
+        let left: Vec<PathBuf> = names
+            .into_inner()
+            .unwrap()
+            .into_iter()
+            .filter(|path| path.exists())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}

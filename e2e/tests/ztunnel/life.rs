@@ -373,3 +373,24 @@ fn a_removed_pod_is_cut_and_its_certificate_forgotten() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn operators_change_the_log_level_and_ask_for_the_end() -> Result<()> {
+    testkit::root_or_skip!();
+    let mut mesh = Mesh::start(1)?;
+    let admin = |mesh: &Mesh, method, path| {
+        process::request(&mesh.nodes[0].net.ns, local(15000), method, path)
+    };
+    assert_eq!(admin(&mesh, "GET", "/logging?level=debug")?.status, 405);
+    let answer = admin(&mesh, "POST", "/logging?level=debug")?;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, "current log level is debug\n")
+    );
+    let answer = admin(&mesh, "POST", "/logging?level=loud")?;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(admin(&mesh, "POST", "/quitquitquit")?.status, 200);
+    let status = mesh.nodes[0].ztunnel().wait(LIMIT)?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}

@@ -200,3 +200,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

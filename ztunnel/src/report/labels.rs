@@ -15,6 +15,9 @@ use crate::worker::api::{Connection, Direction, Security};
 /// What the metrics say where nothing is known.
 const UNKNOWN: &str = "unknown";
 
+/// Longest value taken from a peer's baggage: Kubernetes names end there, and a peer may write anything.
+const MAX_BAGGAGE_VALUE: usize = 253;
+
 /// Who talks to whom, as metrics tell it. Empty strings are written as `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Labels {
@@ -92,6 +95,18 @@ impl Labels {
         }
     }
 
+    /// What is left of `self` when there are too many label sets already: which way, and how it was guarded.
+    pub fn coarse(&self) -> Self {
+        let (source, destination, service) = Default::default();
+        Self {
+            direction: self.direction,
+            security: self.security,
+            source,
+            destination,
+            service,
+        }
+    }
+
     /// The side that called.
     pub fn source(&self) -> &Side {
         &self.source
@@ -124,7 +139,13 @@ impl Side {
     }
 
     fn of_baggage(baggage: &Baggage) -> Self {
-        let text = |field: &Option<Box<str>>| field.as_deref().map(Arc::from).unwrap_or_default();
+        let short = |text: &str| {
+            text.chars()
+                .take(MAX_BAGGAGE_VALUE)
+                .collect::<String>()
+                .into()
+        };
+        let text = |field: &Option<Box<str>>| field.as_deref().map(short).unwrap_or_default();
         Self {
             workload: text(&baggage.workload),
             canonical: text(&baggage.service),

@@ -15,6 +15,9 @@ use super::labels::{Labels, Series, reporter};
 use super::reason::{Flag, Outcome};
 use crate::worker::api::{Connection, Direction};
 
+/// Peers choose some of the labels (baggage), so their number has a bound; what comes after is counted coarsely.
+const MAX_LABEL_SETS: usize = 20_000;
+
 /// Counters of all label sets, and what of the live connections has been counted already.
 #[derive(Debug)]
 pub struct Metrics {
@@ -25,6 +28,8 @@ pub struct Metrics {
     received: Family<Series, Counter>,
     open: [Gauge; 2],
     interned: HashMap<Arc<Labels>, Arc<Handles>>,
+    /// Label sets that are kept apart.
+    limit: usize,
     /// Keyed by the address of the connection, which the `Arc` in the value keeps from being reused.
     live: HashMap<usize, Live>,
 }
@@ -60,6 +65,11 @@ impl EncodeLabelSet for Reporter {
 impl Metrics {
     /// Registers the families, with upstream's names and help texts.
     pub fn new(registry: &Registry) -> Self {
+        Self::with_limit(registry, MAX_LABEL_SETS)
+    }
+
+    /// As [`Metrics::new`], keeping at most `limit` label sets apart (and one more for each way).
+    pub fn with_limit(registry: &Registry, limit: usize) -> Self {
         let family = |name: &str, help: &str| {
             registry.register(name, help, Family::<Series, Counter>::default())
         };
@@ -98,6 +108,7 @@ impl Metrics {
             received,
             open,
             interned: HashMap::new(),
+            limit,
             live: HashMap::new(),
         }
     }
@@ -168,6 +179,14 @@ impl Metrics {
     }
 
     fn handles(&mut self, labels: Labels) -> Arc<Handles> {
+        if let Some(handles) = self.interned.get(&labels) {
+            return Arc::clone(handles);
+        }
+        let labels = if self.interned.len() < self.limit {
+            labels
+        } else {
+            labels.coarse()
+        };
         if let Some(handles) = self.interned.get(&labels) {
             return Arc::clone(handles);
         }

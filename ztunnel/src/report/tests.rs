@@ -252,3 +252,32 @@ fn an_end_without_a_beginning_is_counted_as_both() {
     );
     assert!(metric(&registry, "istio_tcp_connections_closed_total")[0].ends_with(" 1"));
 }
+
+#[test]
+fn a_peer_that_invents_names_cannot_grow_the_metrics_without_end() {
+    let registry = Registry::default();
+    let mut metrics = Metrics::with_limit(&registry, 20);
+    for number in 0..30 {
+        let service = Some(format!("{number}{}", "x".repeat(500)).into());
+        let baggage = hbone::headers::Baggage {
+            service,
+            ..Default::default()
+        };
+        let source_baggage = Some(Box::new(baggage));
+        let connection = Arc::new(Connection {
+            source_workload: None,
+            source_baggage,
+            ..captured()
+        });
+        metrics.opened(&connection);
+        metrics.closed(&connection, reason::Flag::None, reason::Outcome::Complete);
+    }
+    let lines = metric(&registry, "istio_tcp_connections_opened_total");
+    assert_eq!(lines.len(), 21);
+    let coarse = lines
+        .iter()
+        .find(|line| line.contains("destination_workload=\"unknown\""))
+        .unwrap();
+    assert!(coarse.ends_with(" 10"), "{coarse}");
+    assert!(lines.iter().all(|line| line.len() < 2_000));
+}

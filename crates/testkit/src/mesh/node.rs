@@ -28,6 +28,11 @@ impl Node {
         self.ztunnel.as_mut().expect("the test has started it")
     }
 
+    /// The settings of its ztunnel, for a test that starts another binary in its place.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     /// The log of its ztunnel.
     pub fn log(&self) -> String {
         self.ztunnel.as_ref().map(Process::log).unwrap_or_default()
