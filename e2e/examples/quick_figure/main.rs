@@ -1,0 +1,196 @@
+//! The quick figure: CPU time per GB and per message of two ztunnels, against two plain relays in the same place, in the
+//! same run, in interleaved blocks. `make quick-figure`; QUICK_FIGURE="<rounds> <seconds per block>", WORKERS=<per
+//! ztunnel>, ONLY=<part of a row's name>. Needs root.
+
+mod load;
+mod relay;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use load::{Kind, Way};
+use testkit::mesh::{LIMIT, Mesh, Pod};
+use testkit::process::Process;
+use testkit::redirect;
+
+const PORT: u16 = 8080;
+/// Where the capture rules lead to, and what they leave alone.
+const OUTBOUND: u16 = 15001;
+const INBOUND: u16 = 15008;
+const MARK: u32 = 0x539;
+const KINDS: [(&str, Kind); 3] = [
+    ("bulk up, CPU-s/GB", Kind::Up),
+    ("bulk down, CPU-s/GB", Kind::Down),
+    ("64 x 1 KiB, CPU-us/message", Kind::Messages(64)),
+];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [role, port, target] = arguments.as_slice() {
+        anyhow::ensure!(role == "relay", "no role {role}");
+        return relay::run(port.parse()?, target.parse()?, MARK);
+    }
+    if let Err(reason) = testkit::topology::supported() {
+        bail!("{reason}");
+    }
+    let plan = env::var("QUICK_FIGURE").unwrap_or_else(|_| "5 2".to_owned());
+    let (rounds, seconds) = plan
+        .split_once(' ')
+        .context("QUICK_FIGURE is \"<rounds> <seconds>\"")?;
+    let time = Duration::from_secs_f64(seconds.parse()?);
+    let workers = env::var("WORKERS").unwrap_or_else(|_| "2".to_owned());
+    let only = env::var("ONLY").unwrap_or_default();
+    let kinds: Vec<_> = KINDS
+        .iter()
+        .filter(|(name, _)| name.contains(&only))
+        .collect();
+    let stage = Stage::set_up(&workers)?;
+    let mut seen = vec![[Vec::new(), Vec::new()]; kinds.len()];
+    for round in 0..rounds.parse::<usize>()? {
+        for (index, (_, kind)) in kinds.iter().enumerate() {
+            // A B, then B A: drift of the machine falls on both.
+            for turn in 0..2 {
+                let peer = (round + turn) % 2;
+                seen[index][peer].push(stage.block(peer, *kind, time)?);
+            }
+        }
+    }
+    println!(
+        "{workers} workers per ztunnel; medians (lowest..highest) of {rounds} blocks of {seconds} s"
+    );
+    for ((name, kind), [ours, relays]) in kinds.iter().zip(&seen) {
+        let ratios = ours
+            .iter()
+            .zip(relays)
+            .map(|(ours, relays)| ours.cost / relays.cost);
+        println!(
+            "{name:28} ztunnels {}  relays {}  ratio {}   {} {} against {}",
+            spread(ours.iter().map(|one| one.cost)),
+            spread(relays.iter().map(|one| one.cost)),
+            spread(ratios),
+            if matches!(kind, Kind::Messages(_)) {
+                "messages/s"
+            } else {
+                "Gb/s"
+            },
+            spread(ours.iter().map(|one| one.rate)),
+            spread(relays.iter().map(|one| one.rate)),
+        );
+    }
+    Ok(())
+}
+
+/// Both peers, each with a client and a server pod on two nodes.
+struct Stage {
+    peers: [([Pod; 2], [u32; 2]); 2],
+    _relays: [Process; 2],
+    _mesh: Mesh,
+}
+
+/// One block's figures.
+#[derive(Clone, Copy)]
+struct Figures {
+    /// CPU-s per GB or CPU-us per message.
+    cost: f64,
+    /// Gb/s or messages per second.
+    rate: f64,
+}
+
+impl Stage {
+    fn set_up(workers: &str) -> Result<Self> {
+        let mesh = Mesh::start_with(2, &[("ZTUNNEL_WORKER_THREADS", workers)])?;
+        let tunnelled = [
+            mesh.pod(0, "client", "client")?,
+            mesh.pod(1, "server", "server")?,
+        ];
+        let plain = [
+            mesh.bare_pod(0, "rclient", "none")?,
+            mesh.bare_pod(1, "rserver", "none")?,
+        ];
+        mesh.settle()?;
+        let ztunnels = [0, 1].map(|node| mesh.nodes[node].ztunnel.as_ref().map_or(0, Process::id));
+        // The same rules and marks as for a ztunnel, so that both take the same way through the kernel.
+        let start = |pod: &Pod, port: u16, target: u16| -> Result<Process> {
+            redirect::capture(&pod.net)?;
+            let target = plain[1].at(target).to_string();
+            let arguments = ["relay", &port.to_string(), &target];
+            let log = tempfile::NamedTempFile::new()?.into_temp_path().keep()?;
+            let relay = Process::start(
+                &pod.net.ns,
+                &env::current_exe()?,
+                &arguments,
+                &BTreeMap::new(),
+                &log,
+            )?;
+            relay.wait_log("relay ready", LIMIT)?;
+            fs::remove_file(log)?;
+            Ok(relay)
+        };
+        let relays = [
+            start(&plain[0], OUTBOUND, INBOUND)?,
+            start(&plain[1], INBOUND, PORT)?,
+        ];
+        let relay_ids = [relays[0].id(), relays[1].id()];
+        Ok(Self {
+            peers: [(tunnelled, ztunnels), (plain, relay_ids)],
+            _relays: relays,
+            _mesh: mesh,
+        })
+    }
+
+    fn block(&self, peer: usize, kind: Kind, time: Duration) -> Result<Figures> {
+        let ([client, server], processes) = &self.peers[peer];
+        let way = Way {
+            client: &client.net,
+            server: &server.net.ns,
+            target: server.at(PORT),
+        };
+        let cpu = || processes.iter().map(|process| cpu_time(*process)).sum();
+        let block = load::run(&way, kind, time, cpu)?;
+        let (count, wall) = (block.count as f64, block.wall.as_secs_f64());
+        let per = block.cpu.as_secs_f64() / count;
+        Ok(match kind {
+            Kind::Messages(_) => Figures {
+                cost: per * 1e6,
+                rate: count / wall,
+            },
+            _ => Figures {
+                cost: per * 1e9,
+                rate: count * 8.0 / wall / 1e9,
+            },
+        })
+    }
+}
+
+/// User and system time of a process, all threads.
+fn cpu_time(process: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, fields) = stat.rsplit_once(") ").context("stat has a name")?;
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap_or(0))
+        .sum();
+    // USER_HZ is 100 on every Linux that we run on.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// Median with the lowest and the highest.
+fn spread(values: impl Iterator<Item = f64>) -> String {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let digits = if values.last().is_some_and(|last| *last > 100.0) {
+        0
+    } else {
+        2
+    };
+    let (Some(low), Some(high)) = (values.first(), values.last()) else {
+        return "-".to_owned();
+    };
+    let middle = values[values.len() / 2];
+    format!("{middle:.digits$} ({low:.digits$}..{high:.digits$})")
+}
