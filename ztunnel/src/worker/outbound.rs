@@ -1,6 +1,7 @@
 //! Outbound links: from accept on 15001 to a stream (or a plain dial) that answers. docs/paths.md, path a.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hbone::headers::{ConnectRequest, ConnectResponse, Forwarded, Traceparent};
 use hbone::proto::OpenError;
@@ -17,6 +18,11 @@ use crate::route::{self, Outbound, Plain, Route};
 
 /// How often a call may go to another tunnel: a dead one, then a full one, then it is over.
 const ATTEMPTS: u8 = 3;
+
+/// An unused tunnel that was silent for longer is asked whether it lives when it is used again,
+const SILENT: Duration = Duration::from_secs(10);
+/// and has so long to answer.
+const REUSE_PONG: Duration = Duration::from_secs(5);
 
 impl<I: Io> Worker<I> {
     /// A pod's connection was captured. `ends`: source and original destination.
@@ -210,6 +216,13 @@ impl<I: Io> Worker<I> {
         h2.set_key(stream, key.to_bits());
         let member = tunnel.members.len() as u32;
         tunnel.members.push(key);
+        // A tunnel from the pool may have lost its peer without a word (a node that died, an address used again). Ask it
+        // along with the request, so that the call can go to a fresh one in time.
+        let silence = self.now.saturating_duration_since(tunnel.heard);
+        if member == 0 && silence > SILENT && h2.ping() {
+            tunnel.pinged = true;
+            self.set_tunnel_alarm(on, self.now + REUSE_PONG);
+        }
         if let Some(link) = self.links.get_mut(key) {
             link.member = member;
             link.phase = Phase::Connect;

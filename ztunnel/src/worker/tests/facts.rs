@@ -653,3 +653,24 @@ fn bytes_and_an_end_that_come_before_the_answer_are_kept() {
     let server = pair.accept().expect("allowed");
     assert_eq!(pair.read(server), (b"all I have to say".to_vec(), true));
 }
+
+#[test]
+fn a_pooled_tunnel_to_a_node_that_died_is_found_out_and_the_call_goes_to_a_fresh_one() {
+    let mut pair = pair();
+    let (client, server) = connected(&mut pair);
+    for sock in [client, server] {
+        pair.net.borrow_mut().end(sock);
+    }
+    pair.settle();
+    pair.reboot(SERVER);
+    pair.pass(20 * SECOND);
+    let client = pair.call_server();
+    pair.write(client, b"anybody there?");
+    pair.settle();
+    assert!(pair.accept().is_none());
+    pair.pass(5 * SECOND);
+    pair.settle();
+    assert!(!pair.net.borrow().was_reset(client));
+    let server = pair.accept().expect("dialled over the fresh tunnel");
+    assert_eq!(pair.read(server).0, b"anybody there?");
+}

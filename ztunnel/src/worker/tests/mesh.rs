@@ -126,6 +126,17 @@ impl Pair {
         pair
     }
 
+    /// A node dies without a word and comes back with nothing.
+    pub(super) fn reboot(&mut self, pod: usize) {
+        self.net.borrow_mut().vanish(pod);
+        let settings = self.workers[pod].settings.clone();
+        let rng = SmallRng::seed_from_u64(99);
+        let fresh = Worker::new(pod, settings, self.state.snapshot(), rng, self.now);
+        self.workers[pod] = fresh;
+        self.add_pod(pod);
+        self.certify(pod);
+    }
+
     pub(super) fn add_pod(&mut self, pod: usize) {
         let listeners = [15001, 15006, 15008].map(|number| {
             let at = port(pod, number);

@@ -40,6 +40,8 @@ struct End {
     closed: bool,
     wants_room: bool,
     connected: bool,
+    /// Its machine is gone: nothing comes from it, nothing reaches it.
+    vanished: bool,
     /// Everything that was ever written here.
     written: usize,
 }
@@ -143,6 +145,7 @@ impl Net {
             closed: false,
             wants_room: true,
             connected: listening && !silent,
+            vanished: false,
             written: 0,
         };
         let peer_owner = self
@@ -187,6 +190,9 @@ impl Net {
     /// Moves up to `most` bytes (and the end behind them) of one direction. True: something moved.
     pub(super) fn carry(&mut self, from: usize, most: usize) -> bool {
         let to = self.ends[from].peer;
+        if self.ends[from].vanished || self.ends[to].vanished {
+            return false;
+        }
         if self.ends[to].closed || self.ends[from].reset {
             let had = !self.ends[from].out.is_empty();
             self.ends[from].out.clear();
@@ -221,6 +227,15 @@ impl Net {
             self.push(from, |event| event.writable = true);
         }
         moved
+    }
+
+    /// The machine of `owner` dies without a word.
+    pub(super) fn vanish(&mut self, owner: usize) {
+        for end in self.ends.iter_mut().filter(|end| end.owner == owner) {
+            end.vanished = true;
+            end.token = None;
+        }
+        self.events.remove(&owner);
     }
 
     fn reset_end(&mut self, end: usize) {
