@@ -1,6 +1,6 @@
 //! ztunnel's half: connect, say hello, take requests one at a time, answer each. What to do with
 //! them is the caller's; on an error the caller drops the connection and comes back after a
-//! [`Backoff`].
+//! `Backoff`.
 use std::io;
 use std::path::Path;
 use std::time::Duration;
