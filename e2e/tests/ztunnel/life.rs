@@ -322,6 +322,15 @@ fn without_a_control_plane_traffic_and_policy_go_on_and_new_ztunnels_wait() -> R
     );
     assert!(refused(&bad.net.ns, server.at(8080)));
 
+    // A pod that comes now is enrolled, and waits for the mesh to know it: nothing passes, plain or tunnelled.
+    let late = mesh.bare_pod(0, "late", "late")?;
+    mesh.enrol(&late)?;
+    assert!(
+        refused(&late.net.ns, server.at(8080)),
+        "a pod that nobody knows was let through"
+    );
+    mesh.nodes[0].log_line(&["\"outbound\"", "unknown workload"])?;
+
     mesh.nodes[0].ztunnel = None;
     let mut waiting = mesh.spawn_ztunnel(0, &[])?;
     let pending = wait::until("readiness answers", LIMIT, || {
@@ -341,6 +350,12 @@ fn without_a_control_plane_traffic_and_policy_go_on_and_new_ztunnels_wait() -> R
     mesh.nodes[0].ztunnel = Some(waiting);
     assert_eq!(
         echo::exchange(echo::connect(&client.net.ns, server.at(8080))?, SECRET)?,
+        SECRET
+    );
+    mesh.publish(&late.workload);
+    mesh.settle()?;
+    assert_eq!(
+        echo::exchange(echo::connect(&late.net.ns, server.at(8080))?, SECRET)?,
         SECRET
     );
     Ok(())
