@@ -10,7 +10,7 @@ use super::link::{Far, Link};
 use super::slots::Key;
 use super::state::Worker;
 use super::tls::RECORD;
-use super::tunnel::Tunnel;
+use super::tunnel::{Loss, Tunnel};
 
 /// Application bytes per DATA frame: with its header exactly one record.
 const FRAME: usize = RECORD - DATA_HEADER;
@@ -22,15 +22,22 @@ const BURST: usize = 16;
 const MIN_ROOM: usize = 2048;
 
 impl<I: Io> Worker<I> {
-    /// Fills the batch of one tunnel: control frames, then the bytes of its ready streams in turn.
-    pub(super) fn fill(&mut self, key: Key, io: &mut I) {
+    /// Fills what one tunnel sends next: control frames, then the bytes of its ready streams in turn, sealed batch by
+    /// batch.
+    pub(super) fn fill(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
+        // A tunnel that failed between sealing and sending must not leave its bytes to the next one.
+        self.buffers.batch.clear();
+        self.buffers.tx.clear();
         let Some(tunnel) = self.tunnels.get_mut(key) else {
-            return;
+            return Ok(());
         };
         for _ in 0..tunnel.ready.len() + 2 * BURST {
             control_frames(tunnel, &mut self.buffers);
             if self.buffers.batch_room() < MIN_ROOM {
-                break;
+                tunnel.seal(&mut self.buffers)?;
+                if self.buffers.is_tx_full() {
+                    break;
+                }
             }
             let Some(link_key) = tunnel.ready.pop_front() else {
                 break;
@@ -50,12 +57,17 @@ impl<I: Io> Worker<I> {
             }
         }
         control_frames(tunnel, &mut self.buffers);
+        let sealed = match self.buffers.batch.is_empty() {
+            true => Ok(()),
+            false => tunnel.seal(&mut self.buffers),
+        };
         for (link, fault) in std::mem::take(&mut self.queues.settled) {
             match fault {
                 Some(fault) => self.near_failed(link, &fault, io),
                 None => self.finish_link(link, io),
             }
         }
+        sealed
     }
 }
 

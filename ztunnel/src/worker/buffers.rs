@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::tls::{RECORD, sealed_size};
+use super::tls::{FRONT, RECORD, sealed_size};
 
 /// Bytes on their way to one socket: filled behind, sent from the front. The memory behind the filled part stays
 /// initialised, so that a reused buffer is never cleared again.
@@ -137,30 +137,32 @@ impl Pending {
     }
 }
 
-/// Plaintext of one send batch: 60 records.
-const BATCH: usize = 60 * RECORD;
+/// Plaintext that is sealed at a time: what is read, sealed and copied in one go stays in the core's own cache.
+const BATCH: usize = 16 * RECORD;
+/// Sealed bytes of one write: four batches.
+const TX: usize = sealed_size(4 * BATCH);
 /// Ciphertext per read.
 const RX: usize = 1 << 20;
 
 /// The large buffers of one worker, shared by all its connections; empty between batches.
 pub(super) struct Buffers {
-    /// Ciphertext of a tunnel, or the bytes of a relay.
+    /// Ciphertext of a tunnel and what it opened to, or the bytes of a relay.
     pub(super) rx: Vec<u8>,
-    /// What `rx` opened to.
-    pub(super) plain: Vec<u8>,
+    /// So many bytes at the front of `rx` are plaintext.
+    pub(super) plain: usize,
     /// Frames and application bytes to be sealed.
     pub(super) batch: Outgoing,
-    /// What `batch` was sealed to.
+    /// What full batches were sealed to.
     pub(super) tx: Outgoing,
 }
 
 impl Buffers {
     pub(super) fn new() -> Self {
         Self {
-            rx: vec![0; RX],
-            plain: Vec::with_capacity(RX),
+            rx: vec![0; FRONT + RX],
+            plain: 0,
             batch: Outgoing::with_capacity(BATCH),
-            tx: Outgoing::with_capacity(sealed_size(BATCH)),
+            tx: Outgoing::with_capacity(TX),
         }
     }
 
@@ -169,9 +171,14 @@ impl Buffers {
         BATCH.saturating_sub(self.batch.end)
     }
 
+    /// Whether another batch, once sealed, might not fit.
+    pub(super) fn is_tx_full(&self) -> bool {
+        self.tx.end + sealed_size(BATCH) > TX
+    }
+
     /// Lends the sealed buffer itself to a stalled tunnel and puts a new one in its place.
     pub(super) fn take_tx(&mut self) -> Outgoing {
-        std::mem::replace(&mut self.tx, Outgoing::with_capacity(sealed_size(BATCH)))
+        std::mem::replace(&mut self.tx, Outgoing::with_capacity(TX))
     }
 }
 

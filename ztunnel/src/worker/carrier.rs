@@ -93,15 +93,16 @@ impl<I: Io> Worker<I> {
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return Ok(());
         };
-        if self.buffers.plain.is_empty() {
+        if self.buffers.plain == 0 {
             return Ok(());
         }
-        let plain = std::mem::take(&mut self.buffers.plain);
+        let rx = std::mem::take(&mut self.buffers.rx);
+        let plain = &rx[..self.buffers.plain];
         let mut acts = std::mem::take(&mut self.queues.acts);
-        let parsed = tunnel.parse(&plain, &mut acts, self.now);
-        self.act(key, &plain, &mut acts, io);
+        let parsed = tunnel.parse(plain, &mut acts, self.now);
+        self.act(key, plain, &mut acts, io);
         self.queues.acts = acts;
-        self.buffers.plain = plain;
+        self.buffers.rx = rx;
         parsed
     }
 
@@ -166,8 +167,8 @@ impl<I: Io> Worker<I> {
             if tunnel.phase != Phase::Open {
                 return Ok(());
             }
-            self.fill(key, io);
-            if self.buffers.batch.is_empty() {
+            self.fill(key, io)?;
+            if self.buffers.tx.is_empty() {
                 return Ok(());
             }
             let Some(tunnel) = self.tunnels.get_mut(key) else {

@@ -149,18 +149,19 @@ impl<I: Io> Worker<I> {
         let (pod, destination) = (link.pod, link.destination);
         let Some(own) = self.own_workload(pod) else {
             if link_waits_for_workload(self.links.get(key)) {
-                self.queues.snapshot.push(key);
-                let network = self.settings.network.clone();
-                self.notices.push(Notice::Ask(Ask::Workload {
-                    network,
-                    address: destination.ip(),
-                }));
+                self.await_workload(key, destination.ip());
             } else {
                 let detail = "the pod's own workload is not known any more".to_owned();
                 self.refuse(key, (503, Reason::UnknownWorkload, detail), io);
             }
             return;
         };
+        if let Some(link) = self.links.get_mut(key)
+            && link.phase == Phase::Workload
+        {
+            link.phase = Phase::Policy;
+            link.missing_since = None;
+        }
         if self.links.get(key).is_some_and(|link| link.facts.is_none()) {
             self.announce_plain(key, own.clone());
         }
@@ -177,7 +178,7 @@ impl<I: Io> Worker<I> {
                 {
                     self.await_policy(key, name.to_string().into());
                 }
-                self.queues.snapshot.push(key);
+                self.await_snapshot(key);
             }
             denied @ Decision::Deny { .. } => {
                 self.refuse(key, (401, Reason::PolicyDenied, denied.explain(&facts)), io);

@@ -50,7 +50,7 @@ pub(super) struct Link<S> {
     pub(super) attempts: u8,
     /// Index in its tunnel's members.
     pub(super) member: u32,
-    /// A policy that it needs is missing since then (live links only).
+    /// Something that it needs (workload, policy) is missing since then.
     pub(super) missing_since: Option<Instant>,
     /// The facts, once announced.
     pub(super) facts: Option<Arc<Connection>>,

@@ -1,6 +1,6 @@
 //! Outbound links: from accept on 15001 to a stream (or a plain dial) that answers. docs/paths.md, path a.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hbone::headers::{ConnectRequest, ConnectResponse, Forwarded, Traceparent};
@@ -92,15 +92,33 @@ impl<I: Io> Worker<I> {
                 }
                 self.attach(key, io);
             }
-            Route::WaitForWorkload => {
-                self.queues.snapshot.push(key);
-                let network = self.settings.network.clone();
-                self.notices.push(Notice::Ask(Ask::Workload {
-                    network,
-                    address: source.ip(),
-                }));
-            }
+            Route::WaitForWorkload => self.await_workload(key, source.ip()),
             Route::Reject { reason, detail } => self.end_link(key, reason, Some(detail), io),
+        }
+    }
+
+    /// The pod's own workload is not here: ask for it once, look again with each snapshot.
+    pub(super) fn await_workload(&mut self, key: Key, address: IpAddr) {
+        self.await_snapshot(key);
+        let now = self.now;
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        if link.missing_since.replace(now).is_none() {
+            let network = self.settings.network.clone();
+            self.notices
+                .push(Notice::Ask(Ask::Workload { network, address }));
+        }
+    }
+
+    /// Puts a link among those that each new snapshot looks at.
+    pub(super) fn await_snapshot(&mut self, key: Key) {
+        self.queues.snapshot.push(key);
+        let len = self.queues.snapshot.len();
+        // While no snapshot comes, those that gave up must not pile up.
+        if len >= 1024 && len.is_power_of_two() {
+            let links = &self.links;
+            self.queues.snapshot.retain(|key| links.get(*key).is_some());
         }
     }
 
@@ -285,13 +303,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// Starts the dial of a link's second socket.
-    pub(super) fn dial_far(
-        &mut self,
-        key: Key,
-        to: SocketAddr,
-        from: Option<std::net::IpAddr>,
-        io: &mut I,
-    ) {
+    pub(super) fn dial_far(&mut self, key: Key, to: SocketAddr, from: Option<IpAddr>, io: &mut I) {
         let Some(link) = self.links.get(key) else {
             return;
         };

@@ -80,9 +80,14 @@ impl<I: Io> Worker<I> {
             return;
         }
         self.queues.certificate.push(key);
-        if let Some(tunnel) = self.tunnels.get_mut(key) {
-            tunnel.own.clone_from(&identity);
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
+        if tunnel.asked && tunnel.own == identity {
+            return;
         }
+        tunnel.asked = true;
+        tunnel.own.clone_from(&identity);
         self.notices.push(Notice::Ask(match identity {
             Some(identity) => Ask::Certificate { identity },
             None => Ask::Workload {
@@ -236,7 +241,7 @@ impl<I: Io> Worker<I> {
         tunnel.phase = Phase::Handshake;
         let tls = tunnel.tls.insert(Box::new(tls));
         // The first flight comes out without any input.
-        tls.open(&mut [], &mut self.buffers.plain, &mut tunnel.backlog)
+        tls.open(&mut [], &mut 0, &mut tunnel.backlog)
             .map_err(tls_fault)?;
         self.set_tunnel_alarm(key, deadline);
         self.queue_tunnel(key);

@@ -19,6 +19,9 @@ use super::buffers::Outgoing;
 pub(super) const RECORD: usize = 16_384;
 /// Header, content type and tag of a record.
 const OVERHEAD: usize = 22;
+/// Room in front of the ciphertext: plaintext is put back there, over records that are used up, so that it stays in the
+/// cache that has just seen it. One record more than has been used always fits.
+pub(super) const FRONT: usize = RECORD;
 /// A peer may leave a partial record (16 KiB) and a fragmented handshake message (64 KiB in rustls) pending, no more.
 const MAX_HELD: usize = 128 << 10;
 
@@ -83,32 +86,35 @@ impl Tls {
         })
     }
 
-    /// Puts the unused input of the last time at the front of `rx`; what is read from the socket goes behind it.
+    /// Puts the unused input of the last time into `rx`, behind [`FRONT`] free bytes. Returns where what is read from the
+    /// socket goes.
     pub(super) fn resume(&self, rx: &mut [u8]) -> usize {
-        rx[..self.held.len()].copy_from_slice(&self.held);
-        self.held.len()
+        let end = FRONT + self.held.len();
+        rx[FRONT..end].copy_from_slice(&self.held);
+        end
     }
 
-    /// Works through `input` (which starts with what [`Tls::resume`] put there). Plaintext is appended to `plain`, what
-    /// must be sent (handshake, key updates, alerts) to `out`.
+    /// Works through `rx`: [`FRONT`] free bytes, what [`Tls::resume`] put there, what was read. Afterwards its first
+    /// `plain` bytes are plaintext; what must be sent (handshake, key updates, alerts) is appended to `out`.
     ///
     /// # Errors
-    /// The session is over; an alert for the peer may stand in `out`, and `plain` holds what came before.
+    /// The session is over; an alert for the peer may stand in `out`, and `plain` counts what came before.
     pub(super) fn open(
         &mut self,
-        input: &mut [u8],
-        plain: &mut Vec<u8>,
+        rx: &mut [u8],
+        plain: &mut usize,
         out: &mut Outgoing,
     ) -> Result<Opened, TlsError> {
+        *plain = 0;
         if self.failed {
             return Err(TlsError::NotWritable);
         }
-        let mut used = 0;
+        let mut used = FRONT.min(rx.len());
         let opened = match &mut self.side {
-            Side::Client(session) => open(session, input, &mut used, plain, out),
-            Side::Server(session) => open(session, input, &mut used, plain, out),
+            Side::Client(session) => open(session, rx, &mut used, plain, out),
+            Side::Server(session) => open(session, rx, &mut used, plain, out),
         };
-        let rest = &input[used..];
+        let rest = &rx[used..];
         self.failed = opened.is_err() || rest.len() > MAX_HELD;
         if self.failed {
             self.held = Vec::new();
@@ -174,7 +180,7 @@ impl Tls {
 }
 
 /// Room that `plain` bytes need when sealed, with a key update before them.
-pub(super) fn sealed_size(plain: usize) -> usize {
+pub(super) const fn sealed_size(plain: usize) -> usize {
     plain + (plain / RECORD + 4) * OVERHEAD + 64
 }
 
@@ -223,20 +229,27 @@ impl<Data> Writer for rustls::unbuffered::WriteTraffic<'_, Data> {
 
 fn open<S: Session>(
     session: &mut S,
-    input: &mut [u8],
+    rx: &mut [u8],
     used: &mut usize,
-    plain: &mut Vec<u8>,
+    plain: &mut usize,
     out: &mut Outgoing,
 ) -> Result<Opened, TlsError> {
     let mut opened = Opened::default();
     loop {
-        let UnbufferedStatus { mut discard, state } = session.process(&mut input[*used..]);
+        let (front, input) = rx.split_at_mut(*used);
+        let UnbufferedStatus { mut discard, state } = session.process(input);
         let done = match state {
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(record) = traffic.next_record() {
                     let record = record?;
                     discard += record.discard;
-                    plain.extend_from_slice(record.payload);
+                    let end = *plain + record.payload.len();
+                    let place = front.get_mut(*plain..end);
+                    // Not reached: a record's plaintext is shorter than itself, and one of them fits beforehand.
+                    place
+                        .ok_or(TlsError::NotWritable)?
+                        .copy_from_slice(record.payload);
+                    *plain = end;
                 }
                 false
             }
@@ -266,7 +279,7 @@ fn open<S: Session>(
             Ok(_) => return Err(TlsError::NotWritable),
             Err(fault) => {
                 *used += discard;
-                last_words(session, &mut input[*used..], out);
+                last_words(session, &mut rx[*used..], out);
                 return Err(fault.into());
             }
         };

@@ -61,6 +61,8 @@ pub(super) struct Tunnel<S> {
     /// When it last had a stream.
     pub(super) used: Instant,
     pub(super) pinged: bool,
+    /// Control was asked for what it waits for.
+    pub(super) asked: bool,
     ticked: Instant,
 }
 
@@ -165,6 +167,7 @@ impl<S> Tunnel<S> {
             heard: now,
             used: now,
             pinged: false,
+            asked: false,
             ticked: now,
         }
     }
@@ -173,7 +176,7 @@ impl<S> Tunnel<S> {
         matches!(self.role, Role::Client(_))
     }
 
-    /// Reads once and opens records into `buffers.plain` (cleared first). False: nothing to read now.
+    /// Reads once and opens records at the front of `buffers.rx`. False: nothing to read now.
     pub(super) fn read(
         &mut self,
         io: &mut impl Io<Socket = S>,
@@ -186,10 +189,10 @@ impl<S> Tunnel<S> {
         if !self.readable {
             return Ok(false);
         }
-        buffers.plain.clear();
-        let held = tls.resume(&mut buffers.rx);
-        let room = buffers.rx.len() - held;
-        let n = match io.read(socket, &mut buffers.rx[held..]) {
+        buffers.plain = 0;
+        let start = tls.resume(&mut buffers.rx);
+        let room = buffers.rx.len() - start;
+        let n = match io.read(socket, &mut buffers.rx[start..]) {
             Ok(n) => n,
             Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
@@ -208,7 +211,7 @@ impl<S> Tunnel<S> {
         }
         let opened = tls
             .open(
-                &mut buffers.rx[..held + n],
+                &mut buffers.rx[..start + n],
                 &mut buffers.plain,
                 &mut self.backlog,
             )
@@ -293,20 +296,26 @@ impl<S> Tunnel<S> {
         Ok(true)
     }
 
-    /// Seals `buffers.batch` and sends it; what the socket does not take becomes the backlog. The backlog must be empty.
+    /// Seals `buffers.batch` behind what is sealed already.
+    pub(super) fn seal(&mut self, buffers: &mut Buffers) -> Result<(), Loss> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        let sealed = tls.seal(buffers.batch.pending(), &mut buffers.tx);
+        buffers.batch.clear();
+        sealed.map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))
+    }
+
+    /// Sends `buffers.tx`; what the socket does not take becomes the backlog. The backlog must be empty.
     pub(super) fn send(
         &mut self,
         io: &mut impl Io<Socket = S>,
         buffers: &mut Buffers,
     ) -> Result<(), Loss> {
-        let (Some(socket), Some(tls)) = (&self.socket, &mut self.tls) else {
+        let Some(socket) = &self.socket else {
             return Ok(());
         };
         let sealed = &mut buffers.tx;
-        sealed.clear();
-        tls.seal(buffers.batch.pending(), sealed)
-            .map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
-        buffers.batch.clear();
         let wanted = sealed.pending().len();
         match io.write(socket, sealed.pending()) {
             Ok(n) => sealed.sent(n),

@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rustls::pki_types::ServerName;
 
 use super::super::buffers::Outgoing;
-use super::super::tls::Tls;
+use super::super::tls::{FRONT, Tls};
 use super::mesh::{Pair, SERVER, address};
 use super::sim::{Sock, TEST};
 
@@ -48,12 +48,12 @@ impl Peer {
     /// Sends what is due, takes what came. True: the handshake is done (or the session is over).
     fn turn(&mut self, pair: &mut Pair) -> bool {
         let (came, _) = pair.read(self.sock);
-        let mut rx = vec![0; (128 << 10) + came.len()];
-        let held = self.tls.resume(&mut rx);
-        rx[held..held + came.len()].copy_from_slice(&came);
-        let opened = self
-            .tls
-            .open(&mut rx[..held + came.len()], &mut self.plain, &mut self.out);
+        let mut rx = vec![0; FRONT + (128 << 10) + came.len()];
+        let end = self.tls.resume(&mut rx);
+        rx[end..end + came.len()].copy_from_slice(&came);
+        let (rx, mut plain) = (&mut rx[..end + came.len()], 0);
+        let opened = self.tls.open(rx, &mut plain, &mut self.out);
+        self.plain.extend_from_slice(&rx[..plain]);
         pair.write(self.sock, self.out.pending());
         self.out.clear();
         pair.settle();

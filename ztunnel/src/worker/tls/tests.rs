@@ -28,14 +28,13 @@ impl End {
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
-        let mut rx = vec![0; MAX_HELD + bytes.len()];
-        let held = self.tls.resume(&mut rx);
-        rx[held..held + bytes.len()].copy_from_slice(bytes);
-        self.state = self.tls.open(
-            &mut rx[..held + bytes.len()],
-            &mut self.plain,
-            &mut self.out,
-        )?;
+        let mut rx = vec![0; FRONT + MAX_HELD + bytes.len()];
+        let end = self.tls.resume(&mut rx);
+        rx[end..end + bytes.len()].copy_from_slice(bytes);
+        let (rx, mut plain) = (&mut rx[..end + bytes.len()], 0);
+        let opened = self.tls.open(rx, &mut plain, &mut self.out);
+        self.plain.extend_from_slice(&rx[..plain]);
+        self.state = opened?;
         Ok(())
     }
 
