@@ -136,6 +136,7 @@ fn proxy(
     );
     Ok(Arc::new(Proxy {
         snapshot,
+        changes: config.changes(),
         upstream: Upstream::new(dialer, shutdown.clone()),
         reporter: Reporter {
             metrics: Metrics::register(registry),

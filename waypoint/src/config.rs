@@ -8,6 +8,7 @@ use crate::state::{Snapshot, State, types};
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::sync::watch;
 use xds::client::Handle;
 use xds::machine::Subscription;
 use xds::{Handler, Rejected, ResourceUpdate};
@@ -27,6 +28,7 @@ pub fn subscriptions() -> Vec<Subscription> {
 pub struct Config {
     state: Arc<Mutex<State>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    changed: watch::Sender<u64>,
     handle: Arc<OnceLock<Handle>>,
     asked: Arc<Mutex<Asked>>,
 }
@@ -41,6 +43,11 @@ impl Config {
     /// What the data path reads.
     pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
         self.snapshot.clone()
+    }
+
+    /// Tells the generation of the snapshot, each time that it changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// The client through which more names are asked for; to be given once, before its first push.
@@ -64,6 +71,7 @@ impl Config {
             }
         }
         self.snapshot.store(Arc::new(state.snapshot().clone()));
+        self.changed.send_replace(state.snapshot().generation);
         self.ask(&state);
         rejected
     }

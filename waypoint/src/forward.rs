@@ -152,6 +152,9 @@ impl Tries<'_> {
                     .is_some_and(|(ended, policy)| retry::wanted(policy, ended));
             retrying = if again { self.live.retry() } else { None };
             if retrying.is_some() {
+                if let Failed::Answer(mut done, _) = failed {
+                    self.counted = done.held.request.take();
+                }
                 continue;
             }
             return match failed {

@@ -7,6 +7,7 @@ use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Times of the data path; constants but in tests.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,8 @@ impl Default for Times {
 pub struct Proxy {
     /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Tells when `snapshot` has changed.
+    pub changes: watch::Receiver<u64>,
     /// Connections to endpoints.
     pub upstream: Upstream,
     /// Metrics and access log.

@@ -31,7 +31,34 @@ pub async fn serve(proxy: &Proxy, tunnel: Arc<Tunnel>, chain: Arc<Chain>, client
         return;
     };
     let (upstream, _busy, _counted) = upstream;
-    copy(config, client, upstream, &mut record).await;
+    let tunnel = record.tunnel.clone();
+    let cut = watch_policies(proxy, &chain.name, &tunnel);
+    let why = tokio::select! {
+        () = copy(config, client, upstream, &mut record) => None,
+        why = cut => Some(why),
+    };
+    if let Some(why) = why {
+        tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, why, "TCP connection cut");
+        record.flags = "UAEX";
+        record.termination = Some(why);
+    }
+}
+
+/// Ends when a change of the configuration forbids a live connection, and says why. A chain that is gone lets its
+/// connections end by themselves, as its service may have moved to another port.
+async fn watch_policies(proxy: &Proxy, chain: &str, tunnel: &Tunnel) -> String {
+    let mut changes = proxy.changes.clone();
+    loop {
+        let snapshot = proxy.snapshot.load_full();
+        if let Some(ChainKind::Tcp(now)) = snapshot.chain(chain).map(|chain| &chain.kind)
+            && let Err(policy) = authorize(now, tunnel)
+        {
+            return rbac::details(policy.as_deref());
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The verdict of all filters of the chain; the error names the policy.

@@ -17,6 +17,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,21 @@ pub struct Connection {
 /// Counted while the connection is open.
 struct Open {
     _counted: Guard<crate::cluster::Counters>,
-    requests: std::sync::atomic::AtomicU32,
+    requests: AtomicU32,
+    used: Mutex<Instant>,
+}
+
+impl Open {
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn idle(&self) -> Duration {
+        self.used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
 }
 
 enum Sender {
@@ -121,7 +136,8 @@ impl Upstream {
         let io = self.dialer.dial(live, &key.target, key.original).await?;
         let open = Arc::new(Open {
             _counted: counted,
-            requests: Default::default(),
+            requests: AtomicU32::new(0),
+            used: Mutex::new(Instant::now()),
         });
         let io = TokioIo::new(io);
         let sender = if key.http2 {
@@ -208,7 +224,10 @@ impl Upstream {
             list.retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.sender.is_closed());
             !list.is_empty()
         });
-        kept.http2.retain(|_, (sender, _)| !sender.is_closed());
+        // A request under way holds the connection too.
+        kept.http2.retain(|_, (sender, open)| {
+            !sender.is_closed() && (Arc::strong_count(open) > 1 || open.idle() < IDLE_TIMEOUT)
+        });
         drop(kept);
         self.dialer.sweep();
     }
@@ -229,10 +248,7 @@ impl Return {
         let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else {
             return;
         };
-        let used = self
-            .open
-            .requests
-            .load(std::sync::atomic::Ordering::Relaxed);
+        let used = self.open.requests.load(Relaxed);
         if self.limit.is_some_and(|limit| used >= limit) {
             return;
         }
@@ -256,9 +272,8 @@ impl Connection {
         live: &Live,
         request: Request<UpBody>,
     ) -> Result<(Response<Incoming>, Return), hyper::Error> {
-        self.open
-            .requests
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.open.requests.fetch_add(1, Relaxed);
+        self.open.touch();
         let kept = upstream.kept.clone();
         let limit = live.config.max_requests_per_connection;
         let (response, sender) = match self.sender {

@@ -503,6 +503,33 @@ async fn a_tcp_chain_that_allows_nobody_closes() {
 }
 
 #[tokio::test]
+async fn a_live_tcp_connection_is_cut_when_a_policy_forbids_it() {
+    let endpoints = || Some(vec!["127.0.0.1:9090"]);
+    let world = World::new(Changes {
+        listener: Some(open_tcp),
+        endpoints: endpoints(),
+        ..Changes::default()
+    })
+    .await;
+    let mut stream = world.tunnel(TCP_VIP).await;
+    let mut got = [0; 5];
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut got).await.unwrap();
+    world.push(&Changes {
+        endpoints: endpoints(),
+        ..Changes::default()
+    });
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.is_empty());
+    let log = world.log();
+    assert!(
+        log.contains("rbac_access_denied_matched_policy[none]"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
 async fn a_protocol_where_the_server_speaks_first_is_taken_for_tcp() {
     let world = World::new(Changes {
         listener: Some(open_tcp),

@@ -33,7 +33,7 @@ pub enum DialError {
     #[error("{0}")]
     Handshake(Arc<str>),
     /// The other end is not who it must be.
-    #[error("TLS_error:_peer_is_not_accepted: {0}")]
+    #[error("the next hop is not who it must be: {0}")]
     Peer(String),
     /// We have no certificate, or do not know yet whom to accept.
     #[error("no identity for HBONE yet")]

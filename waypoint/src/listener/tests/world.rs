@@ -113,6 +113,7 @@ impl World {
         let upstream = Upstream::new(dialer, shutdown.clone());
         let proxy = Arc::new(Proxy {
             snapshot,
+            changes: config.changes(),
             upstream,
             reporter,
             shutdown,
