@@ -135,3 +135,84 @@ fn receive(connection: &Connection, buffer: &mut [u8], deadline: Instant) -> io:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn add() -> Request {
+        let pod = PodRef {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: "u-1".into(),
+        };
+        Request::Add {
+            container_id: "c-1".into(),
+            pod,
+            netns: "/run/netns/x".into(),
+        }
+    }
+
+    #[test]
+    fn questions_and_answers_read_back_as_written() {
+        let bytes = serde_json::to_vec(&add()).unwrap();
+        assert_eq!(serde_json::from_slice::<Request>(&bytes).unwrap(), add());
+        let reply = Reply::from(CniError::new(Code::TryAgain, "later").because("no ztunnel"));
+        let bytes = serde_json::to_vec(&reply).unwrap();
+        assert_eq!(serde_json::from_slice::<Reply>(&bytes).unwrap(), reply);
+    }
+
+    #[test]
+    fn an_agent_that_hangs_up_or_talks_nonsense_is_an_error_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let listener = sys::seqpacket::Listener::bind(&path).unwrap();
+        let serve = |answer: Option<&'static [u8]>| {
+            let client = std::thread::scope(|scope| {
+                let ask =
+                    scope.spawn(|| ask(&path, &Request::Status, None, Duration::from_secs(600)));
+                poll(
+                    &mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)],
+                    PollTimeout::NONE,
+                )
+                .unwrap();
+                let peer = listener.accept().unwrap();
+                poll(
+                    &mut [PollFd::new(peer.as_fd(), PollFlags::POLLIN)],
+                    PollTimeout::NONE,
+                )
+                .unwrap();
+                peer.recv(&mut [0; 100]).unwrap();
+                if let Some(answer) = answer {
+                    peer.send(answer, None).unwrap();
+                }
+                drop(peer);
+                ask.join().unwrap()
+            });
+            client.unwrap_err()
+        };
+        let hung_up = serve(None);
+        assert_eq!(hung_up.code, 11);
+        let why = "it closed the connection without an answer";
+        assert_eq!(hung_up.details, format!("{}: {why}", path.display()));
+        assert_eq!(serve(Some(b"{}")).code, 5);
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = serde_json::from_slice::<Request>(&bytes);
+            let _ = serde_json::from_slice::<Reply>(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_question_is_read_or_refused(at in 0..200usize, with: u8, cut in 0..200usize) {
+            let mut bytes = serde_json::to_vec(&add()).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = with;
+            bytes.truncate(bytes.len() - cut % bytes.len());
+            let _ = serde_json::from_slice::<Request>(&bytes);
+        }
+    }
+}

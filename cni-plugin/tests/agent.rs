@@ -218,6 +218,27 @@ async fn a_killed_agent_finds_its_pods_again_and_repairs_their_rules() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_end_nobody_told_is_forgotten_after_a_restart() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.pod("web", "", "n1");
+    node.start(&[]).await;
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    let pod = Pod::new("web");
+    node.add(&pod, &mut ztunnel).await;
+    let kept = std::fs::read_to_string(node.path("state/pods.json")).unwrap();
+    assert!(kept.contains("uid-web"), "{kept}");
+    node.signal(Signal::SIGKILL);
+    node.ended().await;
+    drop(pod);
+    std::fs::remove_file(node.path("manifests/pod-web.yaml")).unwrap();
+    node.start(&[]).await;
+    until(|| std::fs::read_to_string(node.path("state/pods.json")).unwrap() == "[]").await;
+}
+
+#[tokio::test]
 async fn a_second_agent_is_refused_while_the_first_lives_and_takes_over_when_it_stops() {
     if !root() {
         return;

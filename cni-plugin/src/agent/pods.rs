@@ -61,9 +61,19 @@ impl Entry {
 
     /// Opens the namespace again if it is still the same one.
     fn reopened(mut self) -> Self {
-        let same = |netns: &Netns| netns.id().ino == self.netns_inode;
-        self.netns = Netns::open(&self.netns_path).ok().filter(same);
+        self.netns = self.open_again();
         self
+    }
+
+    fn open_again(&self) -> Option<Netns> {
+        let same = |netns: &Netns| netns.id().ino == self.netns_inode;
+        Netns::open(&self.netns_path).ok().filter(same)
+    }
+
+    /// Has the runtime taken the namespace away? Our descriptor alone would keep it alive for ever.
+    #[must_use]
+    pub fn is_orphan(&self) -> bool {
+        self.open_again().is_none()
     }
 }
 
@@ -213,7 +223,8 @@ mod tests {
         store.remove(&entry("b").key());
         drop(store);
         let again = Store::open(&file).unwrap();
-        assert_eq!(again.all().len(), 2);
+        let orphans: Vec<_> = again.all().iter().map(Entry::is_orphan).collect();
+        assert_eq!(orphans, [false, true]);
         let snapshot = again.snapshot();
         let seen: Vec<_> = snapshot
             .iter()

@@ -68,7 +68,8 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
         let Some(entry) = members.pods.find(&key) else {
             continue;
         };
-        let step = match (members.wanted(&entry), entry.enrolled) {
+        let wanted = members.wanted(&entry);
+        let step = match (wanted, entry.enrolled) {
             (Wanted::In, false) => members.enroll(&entry, Opening::Running).await,
             (Wanted::Out(why), true) => members.withdraw(&entry, why).await,
             (Wanted::Gone, true) => {
@@ -77,6 +78,10 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
             }
             (Wanted::In, true) | (Wanted::Out(_) | Wanted::Gone, false) => Ok(()),
         };
+        if wanted == Wanted::Gone && entry.is_orphan() {
+            // Its DEL never reached us: without this its namespace would live as long as we do.
+            members.pods.remove(&key);
+        }
         match step {
             Ok(()) => {}
             // Only a new ADD can help: no retry.
