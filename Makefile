@@ -7,12 +7,14 @@ DEMO_ARGS  ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN        := $(TARGET_DIR)/$(PROFILE)
 
-.PHONY: help demo test check build setup fmt docs
+.PHONY: help demo test e2e check build setup fmt docs
 
 help:
 	@echo "make demo    build, then run the whole mesh on this machine (DEMO_ARGS=--once ends by itself)"
 	@echo "make test    everything a change must pass: make check, unit and property tests, real processes in namespaces"
+	@echo "make e2e     against foreign parts: the h2 crate, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path)"
 	@echo "make check   formatting, lints, docs, licences, directions between crates, sizes"
+	@echo "make quick-figure   CPU per GB and per message of two ztunnels against two plain relays, in one run"
 	@echo "make build   release binaries into $(BIN)"
 
 setup:
@@ -29,9 +31,20 @@ test: check build
 	@scripts/setup run
 	scripts/test
 
+e2e: build
+	@scripts/setup run
+	scripts/e2e
+
 check: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	scripts/deny
 	$(CARGO) test --locked --quiet -p e2e --test house
+
+quick-figure: build
+	CARGO_TARGET_DIR=$(TARGET_DIR) $(CARGO) run --release --locked --quiet -p e2e --example quick_figure
+
+# docs/configuration.md from the settings that the binaries read.
+docs:
+	CAUSEWAY_WRITE_DOCS=1 $(CARGO) test --locked --quiet -p e2e --test docs

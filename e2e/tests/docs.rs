@@ -1,0 +1,82 @@
+//! docs/configuration.md cannot lie: it is made from the settings that the binaries read. `make docs`
+//! writes it (`CAUSEWAY_WRITE_DOCS=1`), this test compares.
+
+use std::fs;
+use std::path::Path;
+
+use runtime::settings::{Setting, Settings, table};
+
+const HEAD: &str = "\
+# Configuration
+
+All binaries read their settings from the environment, once, at start. Every fault is reported at once, with
+the name, the bad value and what is allowed, and the binary does not start. Times are written like `30s`, `5m`
+or `1h30m`; switches are `true` or `false`. Names are upstream's where they mean the same.
+
+This page is made from the code by `make docs`; a test holds it to it.
+";
+
+fn rows_of(read: impl Fn(&mut Settings<'_>)) -> Vec<Setting> {
+    let mut settings = Settings::from_pairs([]);
+    read(&mut settings);
+    settings.rows().to_vec()
+}
+
+fn waypoint_rows() -> Vec<Setting> {
+    let required = [
+        ("POD_NAMESPACE", "ns"),
+        ("SERVICE_ACCOUNT", "sa"),
+        ("POD_NAME", "pod"),
+    ];
+    let pairs = required.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (_, rows) = waypoint::settings::read(Settings::from_pairs(pairs))
+        .expect("the required settings are set");
+    rows
+}
+
+fn page() -> String {
+    let parts = [
+        ("ztunnel", ztunnel::config::Config::documentation()),
+        ("waypoint", waypoint_rows()),
+        (
+            "control-plane",
+            rows_of(|s| {
+                let _ = control_plane::config::Config::read(s);
+            }),
+        ),
+        (
+            "cni-agent",
+            rows_of(|s| {
+                let _ = cni_plugin::agent::Config::read(s);
+            }),
+        ),
+    ];
+    let mut page = HEAD.to_owned();
+    for (name, rows) in parts {
+        assert!(rows.len() > 5, "{name} has only {} settings", rows.len());
+        page.push_str(&format!("\n## {name}\n\n{}", table(&rows)));
+    }
+    page.push_str(&format!(
+        "\n## causeway-cni\n\nThe CNI binary is configured by its entry in the network configuration:\n\n\
+         | key | default | meaning |\n|---|---|---|\n\
+         | `agentSocket` | `{}` | where the node's agent listens (its `AGENT_SOCKET`) |\n\
+         | `excludeNamespaces` | – | pods of these namespaces start also when no agent answers |\n\
+         | `timeoutSeconds` | – | longest wait for the agent's answer |\n",
+        cni_plugin::spec::AGENT_SOCKET
+    ));
+    page
+}
+
+#[test]
+fn the_configuration_page_says_what_the_binaries_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let page = page();
+    if std::env::var_os("CAUSEWAY_WRITE_DOCS").is_some() {
+        fs::write(&path, &page).expect("docs/ is writable");
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == page,
+        "docs/configuration.md is not what the code says: run `make docs`"
+    );
+}
