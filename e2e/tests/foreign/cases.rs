@@ -1,0 +1,88 @@
+//! A small test runner with three outcomes: passed, failed, not run. Used by `foreign.rs`.
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+/// What a case that did not fail has to say.
+pub enum Outcome {
+    /// It ran; the figures.
+    Passed(String),
+    /// It could not run; what is missing.
+    NotRun(String),
+}
+
+/// One test.
+pub struct Case {
+    name: &'static str,
+    body: fn() -> Result<Outcome>,
+}
+
+impl Case {
+    pub fn new(name: &'static str, body: fn() -> Result<Outcome>) -> Self {
+        Self { name, body }
+    }
+}
+
+/// The binary that an environment variable names.
+///
+/// # Errors
+/// The sentence to be printed behind `not run`.
+pub fn binary(variable: &str) -> Result<PathBuf, String> {
+    let path = env::var_os(variable)
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .filter(|path| path.is_file());
+    path.ok_or_else(|| format!("{variable} names no binary"))
+}
+
+/// Random bytes that cross per role: `E2E_BYTES`, 16 MiB by default.
+pub fn budget() -> u64 {
+    let given = env::var("E2E_BYTES").ok();
+    given
+        .and_then(|bytes| bytes.parse().ok())
+        .unwrap_or(16 << 20)
+}
+
+/// Runs those cases whose name contains one of the arguments (all without arguments), one after the other.
+#[expect(
+    clippy::print_stderr,
+    reason = "this is the test runner; its report is its output"
+)]
+pub fn run(cases: &[Case]) -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let (mut passed, mut failed, mut not_run) = (0, 0, 0);
+    for case in cases {
+        if !filters.is_empty() && !filters.iter().any(|f| case.name.contains(f.as_str())) {
+            continue;
+        }
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(case.body))
+            .unwrap_or_else(|_| Err(anyhow!("panicked, see above")));
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(Outcome::Passed(figures)) => {
+                passed += 1;
+                eprintln!("passed: {} in {seconds:.1} s: {figures}", case.name);
+            }
+            Ok(Outcome::NotRun(reason)) => {
+                not_run += 1;
+                eprintln!("not run: {reason} ({})", case.name);
+            }
+            Err(error) => {
+                failed += 1;
+                eprintln!("FAILED: {} after {seconds:.1} s: {error:#}", case.name);
+            }
+        }
+    }
+    eprintln!("foreign parts: {passed} passed, {failed} failed, {not_run} not run");
+    ExitCode::from(u8::from(failed > 0))
+}
