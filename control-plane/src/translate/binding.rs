@@ -16,7 +16,9 @@ pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
-const CLASSES: [&str; 2] = ["causeway-waypoint", "istio-waypoint"];
+/// Gateways of this class are served by our own waypoint.
+const OWN_CLASS: &str = "causeway-waypoint";
+const CLASSES: [&str; 2] = [OWN_CLASS, "istio-waypoint"];
 
 /// A Gateway of a waypoint class.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +105,11 @@ fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
 }
 
 impl Waypoint {
+    /// Whether it may be an Envoy, which takes filters that our own waypoint does not have (and refuses).
+    pub(crate) fn is_envoy(&self) -> bool {
+        self.class != OWN_CLASS
+    }
+
     /// How WDS names it.
     pub(crate) fn address(&self) -> GatewayAddress {
         gateway_address(&self.namespace, self.hostname.clone(), self.port)

@@ -95,6 +95,9 @@ pub(super) fn translate(
     let key = Key::new(Kind::AuthorizationPolicy, &meta.namespace, &meta.name);
     let mut warn =
         |field: String, why: &str| faults.push(Fault::warning(Some(key.clone()), field, why));
+    if policy.spec.targets().next().is_some() {
+        return None;
+    }
     if policy.spec.action == PolicyAction::Audit && policy.invalid.is_none() {
         warn("spec.action".into(), "AUDIT has no effect");
     }

@@ -237,7 +237,7 @@ fn listeners_of_the_rich_set_are_istiods() {
         ("main_internal.filter_chains.order", SERVICE_ENTRY),
         (
             "main_internal.listener_filters*",
-            "the only TLS port is that of a ServiceEntry",
+            "the only TLS port is that of a ServiceEntry, and TLS is looked into only if a policy asks for the server name",
         ),
         (
             "*<inbound-vip|7070|http|grpc*.RouteConfig.*",

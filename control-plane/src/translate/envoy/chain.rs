@@ -54,30 +54,33 @@ pub(super) fn main_internal(
     faults: &mut Vec<Fault>,
 ) -> Listener {
     let mut chains = Vec::new();
+    let mut asks_server_name = false;
     for service in &served.services {
         let policies = Policies::of(served, Some(service.object), faults);
+        asks_server_name |= policies.asks_server_name;
         for port in ports(service.object) {
             for layer in port.layers() {
-                chains.push(of_port(service, port, *layer, &policies, routes));
+                chains.push(of_port(served, service, (port, *layer), &policies, routes));
             }
         }
     }
     let policies = Policies::of(served, None, &mut Vec::new());
+    asks_server_name |= policies.asks_server_name;
     chains.push(direct_tcp(&policies));
     chains.push(direct_http(&policies));
     Listener {
         filter_chains: chains,
         filter_chain_matcher: Some(matcher::tree(served)),
-        listener_filters: listener_filters(served),
+        listener_filters: listener_filters(served, asks_server_name),
         traffic_direction: TrafficDirection::Inbound.into(),
         ..internal("main_internal")
     }
 }
 
 fn of_port(
+    served: &Served<'_>,
     service: &ServedService<'_>,
-    port: Port,
-    layer: Layer,
+    (port, layer): (Port, Layer),
     policies: &Policies,
     routes: &Routes<'_>,
 ) -> FilterChain {
@@ -86,10 +89,11 @@ fn of_port(
         Layer::Tcp => tcp_filters(&name, policies),
         Layer::Http => {
             let configuration = routes.configuration(service, port.number, &name);
-            let grpc_web = service.object.spec.ports.iter().any(|p| {
-                p.port == port.number
-                    && (p.name.starts_with("grpc-web") || p.app_protocol == "grpc-web")
-            });
+            let grpc_web = served.waypoint.is_envoy()
+                && service.object.spec.ports.iter().any(|p| {
+                    p.port == port.number
+                        && (p.name.starts_with("grpc-web") || p.app_protocol == "grpc-web")
+                });
             let mut manager = manager(port.number, configuration, http_filters(policies, grpc_web));
             manager.http2_protocol_options = port.is_http2().then(Http2ProtocolOptions::default);
             vec![network_filter(MANAGER, &manager)]
@@ -212,8 +216,9 @@ fn manager(
     }
 }
 
-/// Sniffing is turned off on ports where nothing is to be found out.
-fn listener_filters(served: &Served<'_>) -> Vec<ListenerFilter> {
+/// Sniffing is turned off on ports where nothing is to be found out. TLS is looked into only for a policy that asks
+/// for the server name: a port that is known to be TLS needs no sniffing to find its chain.
+fn listener_filters(served: &Served<'_>, asks_server_name: bool) -> Vec<ListenerFilter> {
     let by_port = served.protocols_by_port();
     let unknown = i32::from(AppProtocol::Unknown);
     let tls = i32::from(AppProtocol::Tls);
@@ -228,7 +233,7 @@ fn listener_filters(served: &Served<'_>) -> Vec<ListenerFilter> {
         http.filter_disabled = except(known.map(|(port, _)| *port).collect());
     }
     let mut filters = vec![original_dst(), http];
-    if by_port.values().any(|protocols| protocols.contains(&tls)) {
+    if asks_server_name && by_port.values().any(|protocols| protocols.contains(&tls)) {
         let config = TlsInspector {
             initial_read_buffer_size: pack::number(TLS_BUFFER),
             ..TlsInspector::default()

@@ -42,6 +42,8 @@ enum Form {
 pub(super) struct Policies {
     http: Vec<Rbac>,
     tcp: Vec<Rbac>,
+    /// Whether a rule asks for the server name of a TLS hello.
+    pub asks_server_name: bool,
 }
 
 impl Policies {
@@ -61,9 +63,14 @@ impl Policies {
                 policy.metadata.annotation(DRY_RUN) != Some("true") || policy.invalid.is_some()
             })
             .collect();
+        let whens = effective
+            .iter()
+            .flat_map(|policy| &policy.spec.rules)
+            .flat_map(|rule| &rule.when);
         Policies {
             http: filters(&effective, Form::Http),
             tcp: filters(&effective, Form::Tcp),
+            asks_server_name: { whens }.any(|when| when.key == "connection.sni"),
         }
     }
 

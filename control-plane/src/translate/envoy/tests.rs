@@ -217,6 +217,20 @@ fn sniffing_is_off_where_protocols_are_known_unless_workloads_are_bound() {
 }
 
 #[test]
+fn tls_is_looked_into_only_for_a_policy_that_asks_for_the_server_name() {
+    let tls = "{apiVersion: v1, kind: Service, metadata: {name: tls, namespace: app}, spec: {clusterIP: 10.1.0.7, ports: [{name: https, port: 443}]}}\n---\n";
+    let sni = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: app}, spec: {targetRefs: [{kind: Service, name: tls}], rules: [{when: [{key: connection.sni, values: [a]}]}]}}\n---\n";
+    let looks = |more: &str| {
+        let filters = waypoint(more).listener("main_internal").listener_filters;
+        filters
+            .into_iter()
+            .any(|filter| filter.name.ends_with("tls_inspector"))
+    };
+    assert!(!looks(tls));
+    assert!(looks(&format!("{tls}{sni}")));
+}
+
+#[test]
 fn resources_have_the_same_bytes_every_time() {
     let policies = (0..5).map(|i| format!("{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p{i}, namespace: app}}, spec: {{targetRefs: [{{kind: Service, name: s}}], rules: [{{}}, {{to: [{{operation: {{methods: [GET]}}}}]}}]}}}}\n---\n"));
     let more: String = policies.collect();
