@@ -149,6 +149,62 @@ async fn a_refusal_carries_its_status_and_an_unanswered_request_is_reset() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_reset_before_anybody_took_it_is_withdrawn() {
+    local(async {
+        let (handle, mut incoming) = pair(1 << 16);
+        let to = |port: u16| ConnectRequest::new(Authority::name("h", port).expect("an authority"));
+        for _ in 0..300 {
+            let given_up = to(1);
+            tokio::select! {
+                biased;
+                opened = handle.open(&given_up) => panic!("{:?}", opened.err()),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        // The server has read all that when it answers.
+        assert!(handle.ping().await);
+        let kept = to(2);
+        let next = async {
+            let (head, responder) = incoming.next().await.expect("a request");
+            assert_eq!(head.authority, kept.authority);
+            responder.accept(&ConnectResponse::ok())
+        };
+        let (opened, _server) = tokio::join!(handle.open(&kept), next);
+        opened.expect("a tunnel");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn streams_that_the_peer_resets_count_until_their_user_lets_go() {
+    local(async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (handle, driver) = client::connect(near, Config::client());
+        tokio::task::spawn_local(driver);
+        let config = Config {
+            max_concurrent_streams: 2,
+            ..Config::server()
+        };
+        let (mut incoming, driver) = server::accept(far, config);
+        tokio::task::spawn_local(driver);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let (client, server) = tunnel(&handle, &mut incoming).await;
+            held.push(server);
+            drop(client);
+        }
+        let refused = handle.open(&request()).await;
+        assert!(matches!(
+            refused,
+            Err(Error::Reset(ErrorCode::REFUSED_STREAM))
+        ));
+        held.clear();
+        tunnel(&handle, &mut incoming).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_slow_reader_holds_its_writer_and_not_its_neighbour() {
     local(async {
         let (near, far) = tokio::io::duplex(1 << 16);

@@ -330,6 +330,13 @@ impl Connection {
             return Err(flow("INITIAL_WINDOW_SIZE"));
         }
         let change = i64::from(value) - i64::from(self.peer.initial_window);
+        if change == 0 {
+            return Ok(());
+        }
+        if self.peer.seen {
+            // Each costs a walk over all streams, and one frame has room for hundreds.
+            self.count_control()?;
+        }
         self.peer.initial_window = value;
         let mut woken = Vec::new();
         for (stream, state) in self.streams.iter_mut() {

@@ -7,12 +7,12 @@ use ::tokio::io::{AsyncRead, AsyncWrite};
 use super::shared::Shared;
 use super::{Driver, Error, Stream};
 use crate::headers::{ConnectRequest, ConnectResponse};
-use crate::proto::{Config, Connection, OpenError};
+use crate::proto::{Config, OpenError};
 
 /// Begins HTTP/2 on a carrier that is ready (TLS done). Run the driver, open tunnels with the handle. The connection
 /// ends gracefully when all handles and all streams are dropped.
 pub fn connect<Io: AsyncRead + AsyncWrite + Unpin>(io: Io, config: Config) -> (Handle, Driver<Io>) {
-    let shared = Shared::new(Connection::client(config));
+    let shared = Shared::client(config);
     (
         Handle {
             shared: shared.clone(),

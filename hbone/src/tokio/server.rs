@@ -8,14 +8,14 @@ use ::tokio::io::{AsyncRead, AsyncWrite};
 use super::shared::Shared;
 use super::{Driver, Stream};
 use crate::headers::{ConnectRequest, ConnectResponse};
-use crate::proto::{Config, Connection, ErrorCode};
+use crate::proto::{Config, ErrorCode};
 
 /// Begins HTTP/2 on a carrier that is ready (TLS done). Run the driver, take requests from [`Incoming`].
 pub fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     config: Config,
 ) -> (Incoming, Driver<Io>) {
-    let shared = Shared::new(Connection::server(config));
+    let shared = Shared::server(config);
     (
         Incoming {
             shared: shared.clone(),
@@ -77,7 +77,7 @@ impl Drop for Incoming {
     }
 }
 
-/// Ends a server's connection gracefully; see [`Connection::drain`].
+/// Ends a server's connection gracefully; see [`crate::proto::Connection::drain`].
 #[derive(Debug, Clone)]
 pub struct Drainer {
     shared: Shared,

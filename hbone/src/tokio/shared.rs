@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 use crate::headers::{ConnectRequest, ConnectResponse};
-use crate::proto::{Connection, DATA_HEADER, ErrorCode, Event, ProtocolError, StreamId};
+use crate::proto::{Config, Connection, DATA_HEADER, ErrorCode, Event, ProtocolError, StreamId};
 
 /// Bytes that wait for the carrier at most; beyond it writers wait.
 const TRANSMIT_MAX: usize = 256 << 10;
@@ -22,9 +22,20 @@ pub(super) const KEEP: usize = 32 << 10;
 pub(super) struct Shared(Arc<Mutex<State>>);
 
 impl Shared {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn client(config: Config) -> Self {
+        Self::new(Connection::client(config), 0)
+    }
+
+    pub(super) fn server(config: Config) -> Self {
+        // Twice what may be open, for users that let go of an ended stream a little later than the peer.
+        let most = (config.max_concurrent_streams as usize).saturating_mul(2);
+        Self::new(Connection::server(config), most)
+    }
+
+    fn new(connection: Connection, most_slots: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             connection,
+            most_slots,
             transmit: Vec::new(),
             tail: None,
             slots: Slab::new(),
@@ -51,6 +62,8 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) connection: Connection,
+    /// Server: slots at most. A stream that the peer has reset still costs its user, and what it received.
+    most_slots: usize,
     /// Framed bytes for the carrier.
     pub(super) transmit: Vec<u8>,
     /// The DATA frame at the end of `transmit` (where its header stands), which may still grow.
@@ -87,6 +100,8 @@ pub(super) struct Slot {
     pub(super) reset: Option<ErrorCode>,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
+    /// Stands among `space_waiters`.
+    waits: bool,
 }
 
 impl Slot {
@@ -112,6 +127,7 @@ impl State {
             reset: None,
             reader: None,
             writer: None,
+            waits: false,
         });
         self.connection.set_key(stream, slot as u64 + 1);
         slot
@@ -147,12 +163,7 @@ impl State {
                         slot.wake();
                     }
                 }
-                Event::Reset { key, code, .. } => {
-                    if let Some(slot) = self.slot(key) {
-                        slot.reset = Some(code);
-                        slot.wake();
-                    }
-                }
+                Event::Reset { key, code, .. } => self.was_reset(key, code),
                 Event::SendCredit { key, .. } => {
                     if let Some(writer) = self.slot(key).and_then(|slot| slot.writer.take()) {
                         writer.wake();
@@ -168,8 +179,21 @@ impl State {
         Ok(())
     }
 
+    fn was_reset(&mut self, key: u64, code: ErrorCode) {
+        let of_key = |(slot, _): &(usize, _)| *slot as u64 + 1 == key;
+        if let Some(at) = self.requests.iter().position(of_key) {
+            // Nobody has taken it yet: it is withdrawn, and does not wait here beside the peer's next ones.
+            if let Some((slot, _)) = self.requests.remove(at) {
+                self.slots.try_remove(slot);
+            }
+        } else if let Some(slot) = self.slot(key) {
+            slot.reset = Some(code);
+            slot.wake();
+        }
+    }
+
     fn requested(&mut self, stream: StreamId, head: Box<ConnectRequest>) {
-        if !self.accepting {
+        if !self.accepting || self.slots.len() >= self.most_slots {
             self.connection.reset(stream, ErrorCode::REFUSED_STREAM);
             return;
         }
@@ -190,7 +214,7 @@ impl State {
             let room = TRANSMIT_MAX.saturating_sub(self.transmit.len());
             if room == 0 {
                 if sent == 0 {
-                    self.space_waiters.push_back(slot);
+                    self.await_space(slot);
                 }
                 break;
             }
@@ -210,6 +234,14 @@ impl State {
             self.wake_driver();
         }
         sent
+    }
+
+    /// Once, however often its writer is polled.
+    fn await_space(&mut self, slot: usize) {
+        if let Some(waiter) = self.slots.get_mut(slot).filter(|waiter| !waiter.waits) {
+            waiter.waits = true;
+            self.space_waiters.push_back(slot);
+        }
     }
 
     /// Appends DATA, to the last frame if that is of the same stream and nothing came between: many small writes make
@@ -255,8 +287,11 @@ impl State {
         std::mem::swap(&mut self.transmit, empty);
         self.tail = None;
         for slot in std::mem::take(&mut self.space_waiters) {
-            if let Some(writer) = self.slots.get_mut(slot).and_then(|slot| slot.writer.take()) {
-                writer.wake();
+            if let Some(slot) = self.slots.get_mut(slot) {
+                slot.waits = false;
+                if let Some(writer) = slot.writer.take() {
+                    writer.wake();
+                }
             }
         }
     }
@@ -322,5 +357,29 @@ impl State {
         }
         self.pong_waiters.push(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_that_is_polled_again_and_again_waits_in_one_place() {
+        let shared = Shared::client(Config::client());
+        let mut state = shared.lock();
+        let request = ConnectRequest::new("10.0.0.1:80".parse().expect("an authority"));
+        let stream = state.connection.open(&request).expect("a stream");
+        let slot = state.add(stream);
+        state.transmit = vec![0; TRANSMIT_MAX];
+        for _ in 0..1000 {
+            assert_eq!(state.send(slot, b"x"), 0);
+        }
+        assert_eq!(state.space_waiters.len(), 1);
+        state.take_transmit(&mut Vec::new());
+        assert_eq!(state.send(slot, b"x"), 1);
+        state.transmit = vec![0; TRANSMIT_MAX];
+        assert_eq!(state.send(slot, b"x"), 0);
+        assert_eq!(state.space_waiters.len(), 1, "it waits again");
     }
 }

@@ -37,6 +37,14 @@ fn rounds(mut connection: Connection, mut piece: impl FnMut(u32) -> Vec<u8>) -> 
 }
 
 #[test]
+fn window_changes_within_one_settings_frame_count_one_by_one() {
+    let up_and_down: Vec<(u16, u32)> = (0..60).map(|round| (4, 100 + round % 2)).collect();
+    let mut victim = victim();
+    let error = feed(&mut victim, &super::settings(&up_and_down)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::ENHANCE_YOUR_CALM);
+}
+
+#[test]
 fn floods_end_in_enhance_your_calm() {
     let reset = |id| {
         [
