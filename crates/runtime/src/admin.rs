@@ -33,6 +33,8 @@ type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
 type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A body is a few bytes. Without an end to waiting for it, a few hundred peers could hold all connections.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BUFFER: usize = 8 << 10;
 const MAX_BODY: usize = 64 << 10;
 /// Connections served at once; more wait in the backlog.
@@ -77,9 +79,11 @@ impl Router {
             return text_response(StatusCode::NOT_FOUND, text);
         };
         let (parts, body) = request.into_parts();
-        match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) => handler(Request::from_parts(parts, body.to_bytes())).await,
-            Err(_) => text_response(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
+        let body = Limited::new(body, MAX_BODY).collect();
+        match tokio::time::timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok(body)) => handler(Request::from_parts(parts, body.to_bytes())).await,
+            Ok(Err(_)) => text_response(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
+            Err(_) => text_response(StatusCode::REQUEST_TIMEOUT, "the body did not come\n"),
         }
     }
 }

@@ -86,6 +86,15 @@ async fn a_peer_that_never_ends_its_headers_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_peer_that_never_ends_its_body_is_cut_off() {
+    let ok = |_| std::future::ready(text_response(StatusCode::OK, "fine"));
+    let (address, _shutdown) = served(Router::new().route("/x", ok)).await;
+    let head = "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf";
+    let text = exchange(address, head).await;
+    assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let ok = |_| std::future::ready(text_response(StatusCode::OK, "fine"));
     let (address, _shutdown) = served(Router::new().route("/x", ok)).await;
