@@ -1,4 +1,5 @@
 //! Routing as tables: each row a name, a situation, and where it leads.
+//! Long because the table is the specification: one situation a row.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! The refusal corpus: each shape that is not carried out, and the exact text that the control plane reads.
+//! Long because the table is the specification: one situation a row.
 
 use super::capture;
 use crate::envoy::{cluster, endpoint, listener, route};

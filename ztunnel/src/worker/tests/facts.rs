@@ -1,4 +1,5 @@
 //! Single facts of the life of a connection, on two workers that run until nothing moves.
+//! Long because each fact is a test of its own on one shared stage.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
