@@ -73,9 +73,10 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         tls: ServerTls::new(issuer, config.ca.server_names.clone())?,
     };
     let listener = serve::bind(config.listen).await?;
-    tracing::info!(address = %listener.local_addr()?, "serving ADS and the certificate authority");
+    let address = listener.local_addr()?;
     serve::serve(listener, parts, &shutdown);
     drop(starting);
+    tracing::info!(%address, "serving ADS and the certificate authority");
 
     let part = shutdown.clone();
     shutdown.spawn(async move {

@@ -1,0 +1,166 @@
+//! The real binary: starts on a directory, notices edits, ends at SIGTERM, and says what keeps it from starting.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
+    command
+        .env_clear()
+        .env("MANIFESTS", dir.join("manifests"))
+        .env("CA_DIR", dir.join("ca"))
+        .env("ROOT_CERT_FILE", dir.join("root.pem"))
+        .env("XDS_LISTEN", "127.0.0.1:0")
+        .env("ADMIN_LISTEN", "127.0.0.1:0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A running control plane; killed when a test fails.
+struct Running {
+    child: Child,
+    log: BufReader<std::process::ChildStdout>,
+    admin: String,
+}
+
+impl Running {
+    fn start(dir: &Path) -> Running {
+        let mut child = command(dir).spawn().expect("the binary");
+        let log = BufReader::new(child.stdout.take().expect("piped"));
+        let mut running = Running {
+            child,
+            log,
+            admin: String::new(),
+        };
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                running.log.read_line(&mut line).expect("a line"),
+                0,
+                "it ended before it served"
+            );
+            if line.contains("admin server") {
+                running.admin = line
+                    .trim_end()
+                    .rsplit("address=")
+                    .next()
+                    .expect("a last part")
+                    .to_owned();
+            } else if line.contains("serving ADS") {
+                return running;
+            }
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.admin).expect("the admin server");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// Asks until the status says so.
+    fn wait_for(&self, text: &str) {
+        while !self.get("/status").contains(text) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("manifests")).expect("a directory");
+    dir
+}
+
+#[test]
+fn it_serves_notices_edits_and_ends_at_sigterm() {
+    let dir = directory();
+    let file = dir.path().join("manifests/a.yaml");
+    std::fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.1.0.1, ports: [{port: 80}]}\n").expect("written");
+    let mut running = Running::start(dir.path());
+    assert!(running.get("/healthz/ready").starts_with("HTTP/1.1 200"));
+    assert!(running.get("/status").contains("\"addresses\": 1"));
+    assert!(
+        running
+            .get("/metrics")
+            .contains("causeway_translations_total 1")
+    );
+    assert!(
+        std::fs::read_to_string(dir.path().join("root.pem"))
+            .expect("the root")
+            .contains("BEGIN CERTIFICATE")
+    );
+    std::fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.1.0, ports: [{port: 80}]}\n").expect("written");
+    running.wait_for("a.yaml: Service default/s: spec.clusterIP: `10.1.0` is no IP address");
+    assert!(
+        running.get("/status").contains("\"addresses\": 1"),
+        "the last good version stays"
+    );
+    std::fs::remove_file(&file).expect("removed");
+    running.wait_for("\"addresses\": 0");
+    let id = running.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .expect("kill")
+            .success()
+    );
+    assert_eq!(running.child.wait().expect("an end").code(), Some(0));
+    let mut rest = String::new();
+    running
+        .log
+        .read_to_string(&mut rest)
+        .expect("the rest of the log");
+    assert!(rest.contains("drained"), "{rest}");
+}
+
+fn failed(command: &mut Command) -> (Option<i32>, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("the binary");
+    (
+        status.code(),
+        String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned(),
+    )
+}
+
+#[test]
+fn it_says_what_keeps_it_from_starting() {
+    let dir = directory();
+    let (code, text) = failed(command(dir.path()).env("MANIFESTS", "/nowhere"));
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("MANIFESTS: cannot read directory /nowhere: No such file or directory"),
+        "{text}"
+    );
+    let (code, text) = failed(command(dir.path()).env("XDS_LISTEN", "here"));
+    assert_eq!(code, Some(2));
+    assert!(
+        text.contains("XDS_LISTEN=\"here\": allowed is an address with port"),
+        "{text}"
+    );
+    let (code, text) = failed(command(dir.path()).arg("--settings"));
+    assert_eq!(code, Some(0));
+    assert!(text.contains("| `TOKENS_FILE` |"), "{text}");
+}
