@@ -5,7 +5,7 @@ use identity::Identity;
 use std::net::{IpAddr, SocketAddr};
 
 /// One tunnel from a client.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Tunnel {
     /// Who sent it, by certificate.
     pub peer: Identity,
@@ -21,6 +21,8 @@ pub struct Tunnel {
     pub baggage: Option<Baggage>,
     /// The client's address as its proxy tells it, if it does.
     pub forwarded_for: Option<SocketAddr>,
+    /// Metrics of its requests.
+    pub series: crate::report::metrics::Cache,
 }
 
 impl Tunnel {
@@ -47,6 +49,7 @@ impl Tunnel {
             authority_text,
             baggage,
             forwarded_for,
+            series: Default::default(),
         }
     }
 

@@ -1,9 +1,11 @@
 //! The metric families. Names and labels are upstream's (istio.io, standard metrics).
 
+use crate::cluster::{Host, Live};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::Histogram;
 use runtime::metrics::Registry;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One set of labels, in a fixed order.
 pub type Labels = Vec<(&'static str, String)>;
@@ -67,5 +69,77 @@ impl Metrics {
             received: counter("istio_tcp_received_bytes", "Bytes received from clients"),
             sent: counter("istio_tcp_sent_bytes", "Bytes sent to clients"),
         }
+    }
+}
+
+/// The series of requests that are alike.
+pub struct Series {
+    /// Requests.
+    pub requests: Counter,
+    /// Durations, milliseconds.
+    pub duration: Histogram,
+    /// Bytes of request bodies.
+    pub request_bytes: Histogram,
+    /// Bytes of response bodies.
+    pub response_bytes: Histogram,
+}
+
+impl Metrics {
+    /// The series with these labels.
+    pub fn series(&self, labels: &Labels) -> Series {
+        Series {
+            requests: self.requests.get_or_create_owned(labels),
+            duration: self.duration.get_or_create_owned(labels),
+            request_bytes: self.request_bytes.get_or_create_owned(labels),
+            response_bytes: self.response_bytes.get_or_create_owned(labels),
+        }
+    }
+}
+
+/// What tells requests of one tunnel apart in the metrics.
+#[derive(Clone)]
+pub struct Alike {
+    /// Where it went; compared by identity, since a push makes new ones.
+    pub live: Option<Arc<Live>>,
+    /// The endpoint, likewise.
+    pub host: Option<Arc<Host>>,
+    /// Status, gRPC or not, gRPC status, flags.
+    pub answer: (u16, bool, Option<u32>, &'static str),
+}
+
+impl PartialEq for Alike {
+    fn eq(&self, other: &Self) -> bool {
+        let same_live = self.live.as_ref().map(Arc::as_ptr) == other.live.as_ref().map(Arc::as_ptr);
+        let same_host = self.host.as_ref().map(Arc::as_ptr) == other.host.as_ref().map(Arc::as_ptr);
+        same_live && same_host && self.answer == other.answer
+    }
+}
+
+/// The series that requests of one tunnel used last, so that labels are not written out for each request.
+#[derive(Default)]
+pub struct Cache(Mutex<Vec<(Alike, Arc<Series>)>>);
+
+/// Kinds of requests remembered per tunnel.
+const REMEMBERED: usize = 16;
+
+impl Cache {
+    /// The series of requests like this, made by `make` if it is the first.
+    pub fn series(&self, alike: Alike, make: impl FnOnce() -> Series) -> Arc<Series> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, series)) = known.iter().find(|(one, _)| *one == alike) {
+            return series.clone();
+        }
+        if known.len() >= REMEMBERED {
+            known.remove(0);
+        }
+        let series = Arc::new(make());
+        known.push((alike, series.clone()));
+        series
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cache")
     }
 }

@@ -1,7 +1,7 @@
 //! The record of one request or TCP connection while it runs; dropping it reports it, so that none is lost.
 
 use super::Reporter;
-use super::metrics::Labels;
+use super::metrics::{Alike, Labels};
 use crate::cluster::{Host, Live};
 use crate::format::{Facts, Name, Operator, State, iso_time};
 use crate::model::cluster::Target;
@@ -155,22 +155,18 @@ impl Drop for Record {
         }
         let counted = matches!(&self.chain.kind, ChainKind::Http(chain) if chain.metrics);
         if counted {
-            let labels = self.labels();
-            let metrics = &self.reporter.metrics;
-            metrics.requests.get_or_create(&labels).inc();
-            metrics
-                .duration
-                .get_or_create(&labels)
-                .observe(self.elapsed().as_secs_f64() * 1e3);
+            let answer = (self.status, self.grpc, self.grpc_status, self.flags);
+            let (live, host) = (self.went.live.clone(), self.went.host.clone());
+            let make = || self.reporter.metrics.series(&self.labels());
+            let series = self
+                .tunnel
+                .series
+                .series(Alike { live, host, answer }, make);
+            series.requests.inc();
+            series.duration.observe(self.elapsed().as_secs_f64() * 1e3);
             let received = self.upload.as_ref().map_or(0, Upload::bytes);
-            metrics
-                .request_bytes
-                .get_or_create(&labels)
-                .observe(received as f64);
-            metrics
-                .response_bytes
-                .get_or_create(&labels)
-                .observe(self.sent as f64);
+            series.request_bytes.observe(received as f64);
+            series.response_bytes.observe(self.sent as f64);
         }
         self.reporter
             .log(self.logs(), self.status, self.flags, self);
