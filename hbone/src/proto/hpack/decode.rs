@@ -5,6 +5,9 @@ use super::table::Table;
 
 /// The table that every peer may use until it has acknowledged our SETTINGS (RFC 9113 §6.5.2).
 const DEFAULT_TABLE: usize = 4096;
+/// Bytes of names that entries of one block may take over from older entries. Two bytes of a block can copy a whole
+/// table; no header list that anybody accepts comes near this.
+const MAX_COPIED: usize = 16 * DEFAULT_TABLE;
 
 /// The header block is broken; the connection's HPACK state is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +43,7 @@ impl Decoder {
     ) -> Result<(), Broken> {
         let mut rest = block;
         let (mut name_buf, mut value_buf) = (Vec::new(), Vec::new());
-        let mut updates_allowed = 2;
+        let (mut updates_allowed, mut copied) = (2, 0);
         while let Some(&first) = rest.first() {
             if first & 0xe0 == 0x20 {
                 let size = integer(&mut rest, 5)?;
@@ -68,6 +71,10 @@ impl Decoder {
             let value = string(&mut rest, &mut value_buf)?.unwrap_or(&value_buf);
             field(name, value);
             if indexed {
+                copied += if index == 0 { 0 } else { name.len() };
+                if copied > MAX_COPIED {
+                    return Err(Broken);
+                }
                 let name = name.to_vec();
                 self.table.insert(&name, value);
             }

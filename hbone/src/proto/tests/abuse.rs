@@ -185,3 +185,14 @@ fn an_hpack_bomb_costs_no_memory() {
     .unwrap();
     assert_eq!(seen, [Seen::Refused(1, "header list too large".into())]);
 }
+
+#[test]
+fn a_block_that_copies_one_name_over_and_over_ends_the_connection() {
+    let mut connection = server(Config::server());
+    // A name of 4000 bytes goes into the table; then entries of two bytes each that take it over.
+    let entry = [&b"\x40\x7f\xa1\x1e"[..], &[b'a'; 4000], b"\x00"].concat();
+    let block = [entry, [0x7e, 0].repeat(30_000)].concat();
+    let bytes = frame(kind::HEADERS, flag::END_HEADERS, 1, &block);
+    let error = feed(&mut connection, &bytes).unwrap_err();
+    assert_eq!(error.code, ErrorCode::COMPRESSION_ERROR);
+}
