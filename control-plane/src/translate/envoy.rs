@@ -42,6 +42,8 @@ pub(super) struct Served<'a> {
     pub services: Vec<ServedService<'a>>,
     /// Workloads bound to it.
     pub workloads: Vec<&'a wds::Workload>,
+    /// All workloads by the services that they stand behind (`namespace/hostname`).
+    pub behind: BTreeMap<&'a str, Vec<&'a wds::Workload>>,
 }
 
 /// One service: as WDS tells it, and as the user wrote it.
@@ -154,6 +156,7 @@ impl<'a> Served<'a> {
             waypoint,
             services: Vec::new(),
             workloads: Vec::new(),
+            behind: BTreeMap::new(),
         };
         for address in translation.addresses.values() {
             match &address.r#type {
@@ -163,10 +166,13 @@ impl<'a> Served<'a> {
                         .services
                         .extend(object.map(|object| ServedService { wds, object }));
                 }
-                Some(address::Type::Workload(workload))
-                    if served.is_mine(workload.waypoint.as_ref()) =>
-                {
-                    served.workloads.push(workload);
+                Some(address::Type::Workload(workload)) => {
+                    for service in workload.services.keys() {
+                        served.behind.entry(service).or_default().push(workload);
+                    }
+                    if served.is_mine(workload.waypoint.as_ref()) {
+                        served.workloads.push(workload);
+                    }
                 }
                 _ => {}
             }

@@ -68,10 +68,7 @@ fn direct(
 ) -> BTreeMap<Place, Vec<LbEndpoint>> {
     let name = super::super::service::resource_name(served.index.mesh, service);
     let mut by_place = BTreeMap::<Place, Vec<LbEndpoint>>::new();
-    for address in served.translation.addresses.values() {
-        let Some(address::Type::Workload(workload)) = &address.r#type else {
-            continue;
-        };
+    for workload in served.behind.get(name.as_str()).into_iter().flatten() {
         let ports = workload
             .services
             .get(&name)
