@@ -365,3 +365,27 @@ async fn a_failed_dial_fails_all_who_waited_and_an_abandoned_one_passes_the_turn
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_dial_under_way_is_not_kept_when_its_key_is_released() {
+    local(async {
+        let dials = AtomicUsize::new(0);
+        let pool: Pool<&str, ()> = Pool::new(Limits::default());
+        let now = Instant::now();
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let dial = || async {
+            wait.await.expect("told to go on");
+            Ok(dialled(&dials))
+        };
+        let release = async {
+            pool.release(|_| true);
+            go.send(()).expect("the dial waits");
+        };
+        let (permit, ()) = tokio::join!(pool.checkout(&"a", now, dial), release);
+        let request = request();
+        let opened = permit.expect("a permit").open(&request).await;
+        opened.expect("a tunnel");
+        assert!(pool.is_empty());
+    })
+    .await;
+}

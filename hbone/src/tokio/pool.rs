@@ -175,11 +175,13 @@ impl<K: Eq + Hash + Clone, E> Pool<K, E> {
     }
 
     /// Lets go of all connections, or of those whose key says so (an identity was rotated, a peer is gone). Their
-    /// streams live on; each ends gracefully with its last stream.
+    /// streams live on; each ends gracefully with its last stream. A dial that is under way serves the one who
+    /// dials, and is not kept.
     pub fn release(&self, mut which: impl FnMut(&K) -> bool) {
         for (key, entry) in &mut *self.lock() {
             if which(key) {
                 entry.connections.clear();
+                entry.dialling = None;
             }
         }
     }
@@ -224,7 +226,11 @@ impl<K: Eq + Hash + Clone, E> Turn<'_, K, E> {
     fn finish(self, result: Result<Pooled, Arc<E>>) {
         let outcome = match result {
             Ok(pooled) => {
-                if let Some(entry) = self.pool.lock().get_mut(&self.key) {
+                let mut entries = self.pool.lock();
+                if let Some(entry) = entries
+                    .get_mut(&self.key)
+                    .filter(|entry| self.is_current(entry))
+                {
                     entry.connections.push(pooled);
                 }
                 Ok(())
@@ -236,13 +242,16 @@ impl<K: Eq + Hash + Clone, E> Turn<'_, K, E> {
         self.outcome.send_replace(Some(outcome));
     }
 
+    /// Whether this is the dial of its key still: not released meanwhile.
+    fn is_current(&self, entry: &Entry<E>) -> bool {
+        let dialling = entry.dialling.as_ref();
+        dialling.is_some_and(|dialling| dialling.same_channel(&self.outcome.subscribe()))
+    }
+
     fn clear(&self) {
         let mut entries = self.pool.lock();
         if let Some(entry) = entries.get_mut(&self.key)
-            && entry
-                .dialling
-                .as_ref()
-                .is_some_and(|dialling| dialling.same_channel(&self.outcome.subscribe()))
+            && self.is_current(entry)
         {
             entry.dialling = None;
             if entry.connections.is_empty() {
