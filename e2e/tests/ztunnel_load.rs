@@ -76,13 +76,15 @@ fn twenty_thousand_workloads_are_small_and_one_more_is_quick() -> Result<()> {
         .iter()
         .map(|(uid, body)| (ADDRESS, uid.as_str(), Some(body.clone())))
         .collect();
-    let begin = Instant::now();
+    let (begin, used) = (Instant::now(), mesh.nodes[0].ztunnel().cpu_time()?);
     mesh.ads.change(&changes);
     mesh.settle()?;
     let applied = begin.elapsed();
+    // The fake control plane takes its time to make the push; this is what ztunnel needs.
+    let used = mesh.nodes[0].ztunnel().cpu_time()? - used;
     let after = resident(pid)?;
     println!(
-        "20,000 workloads: sent, applied and acknowledged in {applied:?}; {} MB before, {} MB after",
+        "20,000 workloads: sent, applied and acknowledged in {applied:?}, {used:?} of it CPU time of ztunnel; {} MB before, {} MB after",
         before >> 20,
         after >> 20
     );

@@ -108,6 +108,20 @@ impl Process {
         self.child.id()
     }
 
+    /// User and system time that all its threads have used, in steps of 10 ms.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = stat.rsplit_once(") ").context("stat has a name")?;
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        // USER_HZ is 100 on every Linux that we run on.
+        Ok(Duration::from_millis(
+            ticks.sum::<Result<u64, _>>().context("stat")? * 10,
+        ))
+    }
+
     /// Everything it has written so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

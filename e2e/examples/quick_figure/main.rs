@@ -85,9 +85,10 @@ fn main() -> Result<()> {
 
 /// Both peers, each with a client and a server pod on two nodes.
 struct Stage {
-    peers: [([Pod; 2], [u32; 2]); 2],
-    _relays: [Process; 2],
-    _mesh: Mesh,
+    /// Client and server pod: of the ztunnels, of the relays.
+    pods: [[Pod; 2]; 2],
+    relays: [Process; 2],
+    mesh: Mesh,
 }
 
 /// One block's figures.
@@ -111,7 +112,6 @@ impl Stage {
             mesh.bare_pod(1, "rserver", "none")?,
         ];
         mesh.settle()?;
-        let ztunnels = [0, 1].map(|node| mesh.nodes[node].ztunnel.as_ref().map_or(0, Process::id));
         // The same rules and marks as for a ztunnel, so that both take the same way through the kernel.
         let start = |pod: &Pod, port: u16, target: u16| -> Result<Process> {
             redirect::capture(&pod.net)?;
@@ -133,22 +133,30 @@ impl Stage {
             start(&plain[0], OUTBOUND, INBOUND)?,
             start(&plain[1], INBOUND, PORT)?,
         ];
-        let relay_ids = [relays[0].id(), relays[1].id()];
         Ok(Self {
-            peers: [(tunnelled, ztunnels), (plain, relay_ids)],
-            _relays: relays,
-            _mesh: mesh,
+            pods: [tunnelled, plain],
+            relays,
+            mesh,
         })
     }
 
     fn block(&self, peer: usize, kind: Kind, time: Duration) -> Result<Figures> {
-        let ([client, server], processes) = &self.peers[peer];
+        let [client, server] = &self.pods[peer];
         let way = Way {
             client: &client.net,
             server: &server.net.ns,
             target: server.at(PORT),
         };
-        let cpu = || processes.iter().map(|process| cpu_time(*process)).sum();
+        let ztunnels = self
+            .mesh
+            .nodes
+            .iter()
+            .filter_map(|node| node.ztunnel.as_ref());
+        let processes: Vec<&Process> = match peer {
+            0 => ztunnels.collect(),
+            _ => self.relays.iter().collect(),
+        };
+        let cpu = || processes.iter().map(|process| process.cpu_time()).sum();
         let block = load::run(&way, kind, time, cpu)?;
         let (count, wall) = (block.count as f64, block.wall.as_secs_f64());
         let per = block.cpu.as_secs_f64() / count;
@@ -163,20 +171,6 @@ impl Stage {
             },
         })
     }
-}
-
-/// User and system time of a process, all threads.
-fn cpu_time(process: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, fields) = stat.rsplit_once(") ").context("stat has a name")?;
-    let ticks: u64 = fields
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u64>().unwrap_or(0))
-        .sum();
-    // USER_HZ is 100 on every Linux that we run on.
-    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// Median with the lowest and the highest.
