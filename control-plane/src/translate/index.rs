@@ -40,12 +40,23 @@ impl<'a> Index<'a> {
             services_of: BTreeMap::new(),
             peers: Peers::new(store, mesh),
         };
+        let mut by_label = ByLabel::new();
+        for pod in store.pods.all() {
+            for (key, value) in &pod.metadata.labels {
+                let label = (
+                    pod.metadata.namespace.as_str(),
+                    key.as_str(),
+                    value.as_str(),
+                );
+                by_label.entry(label).or_default().push(pod);
+            }
+        }
         for service in store.services.all() {
             let name = (
                 service.metadata.namespace.as_str(),
                 service.metadata.name.as_str(),
             );
-            for pod in pods_behind(store, service) {
+            for pod in pods_behind(store, service, &by_label) {
                 let pod_name = (pod.metadata.namespace.as_str(), pod.metadata.name.as_str());
                 index.members.entry(name).or_default().push(pod);
                 index.services_of.entry(pod_name).or_default().push(service);
@@ -77,8 +88,15 @@ impl<'a> Index<'a> {
     }
 }
 
+/// Pods by namespace, and key and value of a label.
+type ByLabel<'a> = BTreeMap<(&'a str, &'a str, &'a str), Vec<&'a Arc<Pod>>>;
+
 /// Pods that a service leads to. Pods that have ended or have no address are left out.
-fn pods_behind<'a>(store: &'a Store, service: &'a Service) -> Vec<&'a Arc<Pod>> {
+fn pods_behind<'a>(
+    store: &'a Store,
+    service: &'a Service,
+    by_label: &ByLabel<'a>,
+) -> Vec<&'a Arc<Pod>> {
     let namespace = service.metadata.namespace.as_str();
     if service.spec.r#type == "ExternalName" {
         return Vec::new();
@@ -92,9 +110,16 @@ fn pods_behind<'a>(store: &'a Store, service: &'a Service) -> Vec<&'a Arc<Pod>> 
                 .iter()
                 .all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
         };
-        return store
-            .pods
-            .of(namespace)
+        // The rarest label of the selector leaves the fewest pods to look at.
+        let lists = service.spec.selector.iter().map(|(key, value)| {
+            by_label
+                .get(&(namespace, key.as_str(), value.as_str()))
+                .map_or(&[][..], Vec::as_slice)
+        });
+        let fewest = lists.min_by_key(|list| list.len()).unwrap_or_default();
+        return fewest
+            .iter()
+            .copied()
             .filter(selected)
             .filter(live)
             .collect();
