@@ -4,15 +4,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use testkit::echo;
-use testkit::mesh::{Mesh, Pod};
+use testkit::mesh::{LIMIT, Mesh, Node, Pod};
+use testkit::wait;
 use tokio::net::TcpStream;
 
 use crate::cases::{self, Outcome};
 use crate::envoy::{Envoy, LIFE, ORIGINATOR, TERMINATOR};
 use crate::ledger::Ledger;
-use crate::traffic::{self, Order};
+use crate::traffic::{self, Count, Order};
 use crate::tunnel::{local, require};
 
 /// Where the application of every pod listens.
@@ -31,6 +32,32 @@ pub async fn connect(from: Rc<Pod>, to: SocketAddr) -> Result<TcpStream> {
 /// The address on which an application accepts everything.
 pub fn application() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::UNSPECIFIED, APPLICATION))
+}
+
+/// Waits until a ztunnel of ours has reported every connection (their lines contain `part`); only aborted ones may have an
+/// error.
+///
+/// # Errors
+/// When a report is missing, or an orderly connection is told as broken.
+pub fn reported(node: &Node, part: &str, count: Count) -> Result<()> {
+    let lines = wait::until("a report of every connection", LIMIT, || {
+        let log = node.log();
+        let complete = |line: &&str| line.contains("connection complete") && line.contains(part);
+        let lines: Vec<String> = log.lines().filter(complete).map(str::to_owned).collect();
+        ensure!(
+            lines.len() == count.tunnels,
+            "{} reports of {count}",
+            lines.len()
+        );
+        Ok(lines)
+    })?;
+    let mut broken = lines.iter().filter(|line| line.contains("error="));
+    let (number, last) = (broken.clone().count(), broken.next_back());
+    ensure!(
+        number <= count.aborted,
+        "{number} errors of {count}, such as {last:?}"
+    );
+    Ok(())
 }
 
 /// A pod of the mesh whose proxy is an Envoy of its own, not the node's ztunnel.
@@ -56,16 +83,16 @@ pub fn ztunnel_to_envoy() -> Result<Outcome> {
     mesh.settle()?;
     let listener = server.net.ns.listen(application())?;
     let to = server.at(APPLICATION);
-    let figures = local(async move {
+    let (count, figures) = local(async move {
         let ledger = Rc::new(Ledger::default());
         traffic::serve(listener, None, ledger.clone())?;
         let open = || connect(client.clone(), to);
-        let tunnels =
+        let count =
             traffic::near(ledger.clone(), (cases::budget(), Order::NearFirst), open).await?;
-        Ok(format!("{tunnels} tunnels, {}", ledger.close()?))
+        Ok((count, format!("{count}, {}", ledger.close()?)))
     })?;
     let hbone = format!("dst.hbone_addr={to}");
-    mesh.nodes[0].log_line(&["connection complete", &hbone, "dst.workload=\"server\""])?;
+    reported(&mesh.nodes[0], &hbone, count)?;
     Ok(Outcome::Passed(figures))
 }
 
@@ -88,14 +115,14 @@ pub fn envoy_to_ztunnel() -> Result<Outcome> {
     let _envoy = Envoy::start((&binary, &client.net.ns), ORIGINATOR, &pem, &values)?;
     mesh.settle()?;
     let listener = server.net.ns.listen(application())?;
-    let figures = local(async move {
+    let (count, figures) = local(async move {
         let ledger = Rc::new(Ledger::default());
         traffic::serve(listener, Some(client.net.ip), ledger.clone())?;
         let door = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000));
         let open = || connect(client.clone(), door);
-        let tunnels = traffic::near(ledger.clone(), (cases::budget(), Order::Any), open).await?;
-        Ok(format!("{tunnels} tunnels, {}", ledger.close()?))
+        let count = traffic::near(ledger.clone(), (cases::budget(), Order::Any), open).await?;
+        Ok((count, format!("{count}, {}", ledger.close()?)))
     })?;
-    mesh.nodes[1].log_line(&["connection complete", "src.workload=\"client\""])?;
+    reported(&mesh.nodes[1], "src.workload=\"client\"", count)?;
     Ok(Outcome::Passed(figures))
 }

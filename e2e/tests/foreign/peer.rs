@@ -15,7 +15,7 @@ use testkit::topology;
 
 use crate::cases::{self, Outcome};
 use crate::ledger::Ledger;
-use crate::pair::{APPLICATION, application, connect};
+use crate::pair::{APPLICATION, application, connect, reported};
 use crate::traffic::{self, Order};
 use crate::tunnel::local;
 
@@ -73,7 +73,7 @@ fn both_ways(mesh: &Mesh, near: Pod, far: Pod, vips: [IpAddr; 2]) -> Result<Outc
         [near.at(APPLICATION), SocketAddr::new(vips[0], 80)],
         [far.at(APPLICATION), SocketAddr::new(vips[1], 80)],
     );
-    let figures = local(async {
+    let (there, here, figures) = local(async {
         let (out, back) = (Rc::new(Ledger::default()), Rc::new(Ledger::default()));
         traffic::serve(far_listener, Some(near.net.ip), out.clone())?;
         traffic::serve(near_listener, Some(far.net.ip), back.clone())?;
@@ -86,12 +86,15 @@ fn both_ways(mesh: &Mesh, near: Pod, far: Pod, vips: [IpAddr; 2]) -> Result<Outc
             there.context("ours to peer")?,
             here.context("peer to ours")?,
         );
-        Ok(format!(
-            "ours to peer: {there} tunnels, {}; peer to ours: {here} tunnels, {}",
+        let figures = format!(
+            "ours to peer: {there}, {}; peer to ours: {here}, {}",
             out.close().context("ours to peer")?,
             back.close().context("peer to ours")?
-        ))
+        );
+        Ok((there, here, figures))
     })?;
+    reported(&mesh.nodes[0], "\"outbound\"", there)?;
+    reported(&mesh.nodes[0], "\"inbound\"", here)?;
     refused(mesh, &near, &far, "ours to peer")?;
     refused(mesh, &far, &near, "peer to ours")?;
     Ok(Outcome::Passed(figures))

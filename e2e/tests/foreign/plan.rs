@@ -74,6 +74,11 @@ impl Plan {
         if up { self.up } else { self.down }
     }
 
+    /// Whether one of the ends aborts this tunnel.
+    pub fn aborted(&self) -> bool {
+        self.aborted_by(true) || self.aborted_by(false)
+    }
+
     /// Whether the near (or the far) end aborts this tunnel.
     pub fn aborted_by(&self, near: bool) -> bool {
         self.kind == if near { 1 } else { 2 }

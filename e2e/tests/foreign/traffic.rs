@@ -1,6 +1,7 @@
 //! Random traffic through anything that carries a byte stream: sizes, cuts, half-closes, slow readers and aborts by seed. The
 //! near end opens tunnels and says in the first bytes of each what will cross it; the far end is served over TCP or HBONE.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -42,6 +43,24 @@ impl Tunnel for TcpStream {
 impl Tunnel for hbone::tokio::Stream {
     fn cut(self) {
         self.reset(ErrorCode::CONNECT_ERROR);
+    }
+}
+
+/// What a run consisted of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
+    pub tunnels: usize,
+    /// Those of them that one of the ends aborted.
+    pub aborted: usize,
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} tunnels, {} of them aborted",
+            self.tunnels, self.aborted
+        )
     }
 }
 
@@ -167,7 +186,7 @@ async fn end<T: Tunnel>(mut tunnel: T, plan: Plan, near: bool, ledger: &Ledger) 
     Ok(())
 }
 
-/// The near end: opens tunnels until `budget` bytes have been planned.
+/// The near end: opens tunnels until those that nobody aborts carry `budget` bytes.
 ///
 /// # Errors
 /// When one of them fails, or nothing moves any more.
@@ -175,7 +194,7 @@ pub async fn near<T, F>(
     ledger: Rc<Ledger>,
     (budget, order): (u64, Order),
     open: impl Fn() -> F,
-) -> Result<usize>
+) -> Result<Count>
 where
     T: Tunnel,
     F: Future<Output = Result<T>> + 'static,
@@ -193,18 +212,23 @@ async fn all<T, F>(
     (budget, order): (u64, Order),
     seed: u64,
     open: impl Fn() -> F,
-) -> Result<usize>
+) -> Result<Count>
 where
     T: Tunnel,
     F: Future<Output = Result<T>> + 'static,
 {
     let (mut rng, mut left) = (SmallRng::seed_from_u64(seed), budget);
-    let (mut tunnels, mut whole) = (0, 0);
+    let mut count = Count::default();
     let mut running = JoinSet::new();
     while left > 0 || !running.is_empty() {
         if left > 0 && running.len() < PARALLEL {
-            let plan = Plan::random(&mut rng, (tunnels as u64, order), left);
-            left = left.saturating_sub((plan.size(true) + plan.size(false)).max(1));
+            let plan = Plan::random(&mut rng, (count.tunnels as u64, order), left);
+            let size = if plan.aborted() {
+                0
+            } else {
+                plan.size(true) + plan.size(false)
+            };
+            left = left.saturating_sub(size.max(1));
             let (tunnel, ledger) = (open(), ledger.clone());
             running.spawn_local(async move {
                 let mut tunnel = tunnel.await.with_context(|| format!("open {plan:?}"))?;
@@ -212,14 +236,14 @@ where
                 let end = end(tunnel, plan, true, &ledger).await;
                 end.with_context(|| format!("near {plan:?}"))
             });
-            tunnels += 1;
-            whole += usize::from(![1, 2].contains(&plan.kind));
+            count.tunnels += 1;
+            count.aborted += usize::from(plan.aborted());
         } else if let Some(ended) = running.join_next().await {
             ended??;
         }
     }
-    ledger.complete(2 * whole).await;
-    Ok(tunnels)
+    ledger.complete(2 * (count.tunnels - count.aborted)).await;
+    Ok(count)
 }
 
 async fn stalled(ledger: &Ledger) {

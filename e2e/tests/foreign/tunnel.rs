@@ -111,7 +111,7 @@ pub fn our_client() -> Result<Outcome> {
             drivers: RefCell::default(),
         });
         let open = || dialler.clone().open(authority);
-        let tunnels =
+        let count =
             traffic::near(ledger.clone(), (cases::budget(), Order::NearFirst), open).await?;
         let summary = ledger.close()?;
         let drivers = dialler.drivers.take();
@@ -121,9 +121,7 @@ pub fn our_client() -> Result<Outcome> {
         for driver in drivers {
             tokio::time::timeout(LIMIT, driver).await???;
         }
-        Ok(format!(
-            "{tunnels} tunnels on {connections} connections, {summary}"
-        ))
+        Ok(format!("{count} on {connections} connections, {summary}"))
     })
 }
 
@@ -149,8 +147,8 @@ pub fn our_server() -> Result<Outcome> {
         let listener = TcpListener::from_std(listener)?;
         spawn_local(serve(listener, ends, ledger.clone()));
         let open = || async { Ok(TcpStream::connect(loopback(9000)).await?) };
-        let tunnels = traffic::near(ledger.clone(), (cases::budget(), Order::Any), open).await?;
-        Ok(format!("{tunnels} tunnels, {}", ledger.close()?))
+        let count = traffic::near(ledger.clone(), (cases::budget(), Order::Any), open).await?;
+        Ok(format!("{count}, {}", ledger.close()?))
     })
 }
 
