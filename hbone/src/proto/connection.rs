@@ -15,8 +15,9 @@ use super::streams::Streams;
 pub(super) const KEEPALIVE: [u8; 8] = *b"causeway";
 /// Opaque bytes of the PING that measures a round trip between the two GOAWAYs of a graceful end.
 pub(super) const DRAIN: [u8; 8] = *b"cw-drain";
-/// How many of the streams that we reset last are remembered: HEADERS for them may still be under way.
-const REMEMBERED: usize = 64;
+/// How many of the streams that we reset last are remembered: HEADERS for them may still be under way. More than a
+/// tunnel's streams (200), all of which a policy may cut at once.
+const REMEMBERED: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {

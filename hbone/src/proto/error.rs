@@ -49,8 +49,8 @@ impl ErrorCode {
     /// The peer floods us.
     pub const ENHANCE_YOUR_CALM: Self = Self(11);
 
-    /// Whether a reset with this code reads as end of file, as upstream reads it (NO_ERROR, CANCEL);
-    /// any other is a connection reset towards the application.
+    /// Whether a reset with this code is an orderly end (NO_ERROR, CANCEL) of a stream whose peer has ended its half;
+    /// before that END_STREAM every reset is a reset towards the application, or a cut would look like a whole answer.
     pub fn is_end_of_file(self) -> bool {
         matches!(self, Self::NO_ERROR | Self::CANCEL)
     }

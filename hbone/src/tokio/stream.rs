@@ -12,8 +12,8 @@ use super::shared::{KEEP, Shared};
 use crate::headers::ConnectResponse;
 use crate::proto::ErrorCode;
 
-/// A tunnel. Reads end where the peer closed its half (or reset it with NO_ERROR or CANCEL, as upstream reads those);
-/// any other reset is `ConnectionReset`, behind the bytes that came before it. Writes wait for the peer's credit.
+/// A tunnel. Reads end where the peer closed its half; a reset before that, whatever its code, is `ConnectionReset`
+/// behind the bytes that came before it: a cut must never look like a whole answer. Writes wait for the peer's credit.
 #[derive(Debug)]
 pub struct Stream {
     shared: Shared,
@@ -93,7 +93,6 @@ impl AsyncRead for Stream {
         if slot.received.is_empty() {
             return match slot.reset {
                 _ if slot.ended || buf.remaining() == 0 => Poll::Ready(Ok(())),
-                Some(code) if code.is_end_of_file() => Poll::Ready(Ok(())),
                 Some(code) => Poll::Ready(Err(reset_error(code))),
                 None => {
                     slot.reader = Some(cx.waker().clone());

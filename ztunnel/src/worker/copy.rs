@@ -253,7 +253,8 @@ impl<I: Io> Worker<I> {
                 .get_mut(tunnel)
                 .and_then(|tunnel| tunnel.h2.as_mut())
             {
-                h2.reset(stream, reset_code(reason));
+                // Never CANCEL: upstream reads that as an orderly end, and a cut must not look like one.
+                h2.reset(stream, ErrorCode::CONNECT_ERROR);
             }
             self.queue_tunnel(tunnel);
         }
@@ -305,16 +306,5 @@ impl<I: Io> Worker<I> {
             pod.links += 1;
         }
         self.links.insert(link)
-    }
-}
-
-/// What the peer is told about a stream that we end: a TCP failure is one (RFC 9113 section 8.5), the rest is our will.
-fn reset_code(reason: Reason) -> ErrorCode {
-    match reason {
-        Reason::SourceReset
-        | Reason::DestinationReset
-        | Reason::DialFailed
-        | Reason::DialTimeout => ErrorCode::CONNECT_ERROR,
-        _ => ErrorCode::CANCEL,
     }
 }
