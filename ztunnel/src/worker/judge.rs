@@ -19,12 +19,15 @@ pub(super) struct Judge {
     cursor: usize,
     /// Slots that the newest snapshot has not seen yet.
     left: usize,
+    /// Slots that there were when it came. Links in later ones were judged by it on their way in.
+    slots: usize,
 }
 
 impl Judge {
     /// A new snapshot: one more full round from wherever the walk stands, so that frequent snapshots starve nobody.
     pub(super) fn start(&mut self, slots: usize) {
         self.left = slots;
+        self.slots = slots;
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -37,7 +40,7 @@ impl<I: Io> Worker<I> {
     pub(super) fn judge_slice(&mut self, io: &mut I) {
         for _ in 0..SLICE.min(self.judge.left) {
             self.judge.left -= 1;
-            if self.judge.cursor >= self.links.end() {
+            if self.judge.cursor >= self.judge.slots {
                 self.judge.cursor = 0;
             }
             if let Some(key) = self.links.at(self.judge.cursor) {
@@ -64,6 +67,7 @@ impl<I: Io> Worker<I> {
         // A workload that left the mesh is judged as it was last known.
         let own = self
             .own_workload(pod)
+            .or_else(|| self.pods.get(pod)?.last_own.clone())
             .or_else(|| connection.destination_workload.clone());
         let Some(own) = own else { return };
         let decision = authz::authorize(&self.snapshot, &own, &facts);

@@ -27,6 +27,8 @@ pub(super) struct PodState<L> {
     /// Its own workload as last seen, and the generation of that look.
     own: Option<Arc<Workload>>,
     own_generation: Option<u64>,
+    /// The last one known: by it live connections are judged after it has left the mesh.
+    pub(super) last_own: Option<Arc<Workload>>,
     workload_uid: String,
     /// Links that it has here.
     pub(super) links: u32,
@@ -54,6 +56,7 @@ impl<I: Io> Worker<I> {
             listeners: [None, None, None],
             own: None,
             own_generation: None,
+            last_own: None,
             workload_uid,
             links: 0,
             handshakes: 0,
@@ -167,6 +170,9 @@ impl<I: Io> Worker<I> {
             };
             state.own = found.filter(is_ours).cloned();
             state.own_generation = Some(generation);
+            if state.own.is_some() {
+                state.last_own.clone_from(&state.own);
+            }
         }
         state.own.clone()
     }
@@ -230,22 +236,30 @@ impl<I: Io> Worker<I> {
             Kind::Outbound => Direction::Outbound,
             _ => Direction::Inbound,
         };
-        let local = io.local_address(&socket).map(unmapped);
-        let destination = io.original_destination(&socket).or(local.ok());
-        let Some(destination) = destination else {
+        let local = io.local_address(&socket).map(unmapped).ok();
+        let Some(destination) = io.original_destination(&socket).or(local) else {
             // The peer is gone already.
             return io.close(socket, true);
         };
-        if state.links >= self.settings.limits.connections {
+        // Not redirected, but called by its number: a dial to there would come back here, for ever.
+        let direct = Some(destination) == local && self.settings.ports.contains(destination.port());
+        let refused = if direct {
+            let detail = format!("{destination} is a port of ztunnel itself");
+            Some((Reason::SelfCall, detail))
+        } else if state.links >= self.settings.limits.connections {
+            let detail = "the pod has too many connections".to_owned();
+            Some((Reason::Overloaded, detail))
+        } else {
+            None
+        };
+        if let Some((reason, detail)) = refused {
             io.close(socket, true);
-            let detail = Some("the pod has too many connections".into());
-            let reason = Reason::Overloaded;
             self.notices.push(Notice::Refused(Refused {
                 direction,
                 source,
                 destination,
                 reason,
-                detail,
+                detail: Some(detail.into()),
             }));
             return;
         }

@@ -12,7 +12,6 @@ use super::api::{Ask, Notice, Reason};
 use super::io::{Io, Kind, Ready, Token};
 use super::slots::Key;
 use super::state::Worker;
-use super::teardown::QUIET;
 use super::tls::Tls;
 use super::tunnel::{Loss, Phase, PoolKey, Role, Tunnel};
 
@@ -282,7 +281,7 @@ impl<I: Io> Worker<I> {
         tunnel.heard = self.now;
         let (pod, is_client) = (tunnel.pod, tunnel.is_client());
         let waiting = std::mem::take(&mut tunnel.waiting);
-        self.set_tunnel_alarm(key, self.now + QUIET);
+        // The handshake's deadline stays: it is for the peer's SETTINGS too.
         if !is_client {
             self.handshake_ended(pod);
         }

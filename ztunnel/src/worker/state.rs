@@ -125,8 +125,8 @@ impl<I: Io> Worker<I> {
         for event in events {
             self.dispatch(*event, io);
         }
-        while let Some(token) = self.timers.pop(now) {
-            self.ring(token, io);
+        while let Some((token, at)) = self.timers.pop(now) {
+            self.ring(token, at, io);
         }
         self.accept_some(io);
         self.judge_slice(io);
@@ -187,14 +187,14 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    fn ring(&mut self, token: Token, io: &mut I) {
+    fn ring(&mut self, token: Token, at: Instant, io: &mut I) {
         let now = self.now;
         match token.kind {
             Kind::Tunnel => {
                 let Some(tunnel) = self.tunnels.get_mut(token.key) else {
                     return;
                 };
-                if self.timers.rings(&mut tunnel.alarm, token, now) {
+                if self.timers.rings(&mut tunnel.alarm, (token, at), now) {
                     self.tunnel_alarm(token.key, io);
                 }
             }
@@ -202,7 +202,7 @@ impl<I: Io> Worker<I> {
                 let Some(link) = self.links.get_mut(token.key) else {
                     return;
                 };
-                if self.timers.rings(&mut link.alarm, token, now) {
+                if self.timers.rings(&mut link.alarm, (token, at), now) {
                     self.link_alarm(token.key, io);
                 }
             }

@@ -12,7 +12,7 @@ use super::state::Worker;
 use super::tunnel::{Loss, Phase, Role};
 
 /// A tunnel that was silent for so long is asked whether it still lives.
-pub(super) const QUIET: Duration = Duration::from_secs(30);
+const QUIET: Duration = Duration::from_secs(30);
 /// As [`QUIET`], for one without streams: it costs nobody anything.
 const UNUSED_QUIET: Duration = Duration::from_secs(300);
 /// And has so long to answer.
@@ -60,6 +60,10 @@ impl<I: Io> Worker<I> {
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
+        if !tunnel.greeted {
+            let why = "the peer sent no HTTP/2 SETTINGS in time";
+            return self.lose(key, Loss::new(Reason::Http2, why), io);
+        }
         let unused = tunnel.members.is_empty();
         let release = tunnel.used + self.settings.tunnel_idle;
         if unused && tunnel.is_client() && release <= now {
@@ -140,7 +144,8 @@ impl<I: Io> Worker<I> {
         };
         // An alert may wait to be sent; whether it arrives does not matter.
         let _ = tunnel.flush(io);
-        let (was_open, remote) = (tunnel.phase == Phase::Open, tunnel.remote);
+        let was_open = tunnel.phase == Phase::Open && tunnel.greeted;
+        let remote = tunnel.remote;
         let members = std::mem::take(&mut tunnel.members);
         let waiting = std::mem::take(&mut tunnel.waiting);
         let refused = (!tunnel.is_client() && !was_open).then_some(tunnel.local);

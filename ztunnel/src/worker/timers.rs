@@ -44,22 +44,32 @@ impl Timers {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// The next token whose entry is due; the caller asks the entity's alarm with [`Timers::rings`].
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Token> {
+    /// The next token whose entry is due, and when that was; the caller asks the entity's alarm with [`Timers::rings`].
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(Token, Instant)> {
         while let Some(Reverse(entry)) = self.heap.peek() {
             if entry.at > now {
                 return None;
             }
             let Reverse(entry) = self.heap.pop().expect("just peeked");
             if let Some(token) = Token::from_bits(entry.token) {
-                return Some(token);
+                return Some((token, entry.at));
             }
         }
         None
     }
 
-    /// Whether the alarm is really due; one that was moved is armed again, one that was cleared is forgotten.
-    pub(super) fn rings(&mut self, alarm: &mut Alarm, token: Token, now: Instant) -> bool {
+    /// Whether the alarm is really due, asked with what [`Timers::pop`] gave; one that was moved is armed again, one that
+    /// was cleared is forgotten.
+    pub(super) fn rings(
+        &mut self,
+        alarm: &mut Alarm,
+        (token, at): (Token, Instant),
+        now: Instant,
+    ) -> bool {
+        if alarm.armed != Some(at) {
+            // Of an alarm that was brought forward since: its newer entry counts, or they would gather.
+            return false;
+        }
         alarm.armed = None;
         match alarm.due {
             Some(due) if due <= now => {
@@ -114,13 +124,38 @@ mod tests {
         slots.get_mut(b).unwrap().clear();
         let mut rung = Vec::new();
         for now in [at(10), at(20), at(30), at(40)] {
-            while let Some(token) = timers.pop(now) {
-                if timers.rings(slots.get_mut(token.key).unwrap(), token, now) {
+            while let Some((token, at)) = timers.pop(now) {
+                if timers.rings(slots.get_mut(token.key).unwrap(), (token, at), now) {
                     rung.push((token.key, now));
                 }
             }
         }
         assert_eq!(rung, [(a, at(30))]);
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn an_alarm_that_is_often_brought_forward_does_not_gather_entries() {
+        let mut slots = Slots::default();
+        let key = slots.insert(Alarm::default());
+        let token = Token {
+            kind: Kind::Tunnel,
+            key,
+        };
+        let (mut now, mut timers) = (Instant::now(), Timers::default());
+        let secs = Duration::from_secs;
+        for second in 0..1000 {
+            now += secs(1);
+            let alarm = slots.get_mut(key).unwrap();
+            while let Some((token, at)) = timers.pop(now) {
+                if timers.rings(alarm, (token, at), now) {
+                    timers.set(alarm, token, now + secs(30));
+                }
+            }
+            if second % 11 == 0 {
+                timers.set(alarm, token, now + secs(5));
+            }
+        }
+        assert!(timers.heap.len() < 10, "{} entries", timers.heap.len());
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Tunnel<S> {
     /// When it last had a stream.
     pub(super) used: Instant,
     pub(super) pinged: bool,
+    /// The peer's SETTINGS have come: it speaks HTTP/2.
+    pub(super) greeted: bool,
     /// Control was asked for what it waits for.
     pub(super) asked: bool,
     ticked: Instant,
@@ -167,6 +169,7 @@ impl<S> Tunnel<S> {
             heard: now,
             used: now,
             pinged: false,
+            greeted: false,
             asked: false,
             ticked: now,
         }
@@ -254,7 +257,8 @@ impl<S> Tunnel<S> {
                 Event::Reset { key, code, .. } => acts.push(Act::Reset(key, code)),
                 Event::SendCredit { key, .. } => acts.push(Act::Credit(key)),
                 Event::GoAway { .. } => acts.push(Act::GoAway),
-                Event::Refused { .. } | Event::Settings | Event::Pong => {}
+                Event::Settings => self.greeted = true,
+                Event::Refused { .. } | Event::Pong => {}
             }
         }
     }

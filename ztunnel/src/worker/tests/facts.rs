@@ -220,6 +220,56 @@ fn many_live_connections_are_all_judged_although_snapshots_keep_coming() {
 }
 
 #[test]
+fn every_live_connection_is_judged_although_others_come_meanwhile() {
+    let mut pair = pair();
+    let mut plain: Vec<_> = (0..1500).map(|_| pair.call_plain()).collect();
+    pair.settle();
+    // A whole round ends behind the last of these; the next one begins there.
+    pair.publish(vec![Update::Policy(policy(
+        "other",
+        Action::Deny,
+        "stranger",
+    ))]);
+    pair.settle();
+    plain.extend((0..200).map(|_| pair.call_plain()));
+    pair.settle();
+    pair.publish(vec![Update::Policy(policy(
+        "only-clients",
+        Action::Allow,
+        "client",
+    ))]);
+    pair.call_plain();
+    pair.settle();
+    let left = plain
+        .iter()
+        .filter(|sock| !pair.net.borrow().was_reset(**sock))
+        .count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn a_workload_that_left_the_mesh_is_judged_as_it_was_last_known() {
+    let mut pair = pair();
+    let allowing = |action| {
+        Update::Policy(Arc::new(mesh::policy::Policy {
+            scope: mesh::policy::Scope::Selector,
+            ..(*policy("guard", action, "client")).clone()
+        }))
+    };
+    let (client, _) = connected(&mut pair);
+    let naming = server_naming(&pair, "guard");
+    pair.publish(vec![allowing(Action::Allow), naming]);
+    pair.settle();
+    let uid = workload(&pair.ca, SERVER).uid;
+    pair.publish(vec![Update::RemoveAddress(uid)]);
+    pair.settle();
+    assert!(!pair.net.borrow().was_reset(client));
+    pair.publish(vec![allowing(Action::Deny)]);
+    pair.settle();
+    assert!(pair.net.borrow().was_reset(client));
+}
+
+#[test]
 fn a_missing_policy_holds_new_connections_for_a_second_then_denies_naming_it() {
     let mut pair = pair();
     let naming = server_naming(&pair, "late");
@@ -293,6 +343,31 @@ fn own_ports_cannot_be_called() {
     assert!(pair.net.borrow().was_reset(client) && pair.net.borrow().was_reset(into));
     assert!(pair.reasons().contains(&Reason::SelfCall));
     assert!(pair.details().contains("status 503"), "{}", pair.details());
+}
+
+#[test]
+fn a_call_to_the_capture_port_itself_is_refused_on_any_address_of_the_pod() {
+    let mut pair = pair();
+    // An address of the pod that the control plane does not know: dialling it would come back here, for ever.
+    let elsewhere = Workload {
+        addresses: ["10.7.7.7".parse().unwrap()].into(),
+        ..workload(&pair.ca, CLIENT)
+    };
+    pair.publish(vec![Update::Workload(Arc::new(elsewhere))]);
+    let before = pair.net.borrow().len();
+    let captured = SocketAddr::new(super::mesh::address(CLIENT), 15001);
+    let from = std::net::IpAddr::from([10, 9, 9, 9]);
+    let direct = pair
+        .net
+        .borrow_mut()
+        .connect(super::sim::TEST, from, captured, None)
+        .unwrap();
+    for _ in 0..20 {
+        pair.step(CLIENT);
+    }
+    assert!(pair.net.borrow().was_reset(direct));
+    assert_eq!(pair.reasons(), [Reason::SelfCall]);
+    assert_eq!(pair.net.borrow().len(), before + 2, "nothing was dialled");
 }
 
 #[test]

@@ -158,6 +158,21 @@ fn requests_that_are_reset_at_once_leave_nothing_behind() {
 }
 
 #[test]
+fn a_peer_that_says_nothing_after_tls_is_closed_with_the_handshakes_deadline() {
+    let mut pair = Pair::started(5, |_| {});
+    let peer = Peer::connect(&mut pair);
+    let mut polite = Peer::connect(&mut pair);
+    let (_, start) = good_start(0);
+    polite.say(&mut pair, &start);
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 2);
+    pair.pass(Duration::from_secs(10));
+    pair.settle();
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 1);
+    assert!(pair.read(peer.sock).1 && !pair.read(polite.sock).1);
+    assert!(pair.details().contains("SETTINGS"), "{}", pair.details());
+}
+
+#[test]
 fn an_early_end_of_the_peer_in_each_phase_leaves_nothing_behind() {
     for bytes in [0, 1, 5, 100, 300] {
         let mut pair = Pair::started(5, |_| {});
