@@ -28,6 +28,9 @@ pub type UpBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// HTTP connections kept per endpoint.
 const IDLE_PER_ENDPOINT: usize = 64;
+/// Requests at once on one HTTP/2 connection: no server may allow less without saying so, and one that is full must
+/// not hold up the next client.
+const STREAMS_PER_CONNECTION: usize = 100;
 /// How long one is kept without use when the cluster says nothing; Envoy keeps them an hour.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -87,8 +90,11 @@ struct Idle {
 #[derive(Default)]
 struct Kept {
     http1: HashMap<Key, Vec<Idle>>,
-    http2: HashMap<Key, (http2::SendRequest<UpBody>, Arc<Open>)>,
+    http2: HashMap<Key, Vec<Shared>>,
 }
+
+/// An HTTP/2 connection. Whoever uses it holds `Open` too, so that its count tells how full it is.
+type Shared = (http2::SendRequest<UpBody>, Arc<Open>);
 
 /// All upstream connections of this process.
 pub struct Upstream {
@@ -149,8 +155,8 @@ impl Upstream {
             self.drive(connection);
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if live.config.max_requests_per_connection.is_none() {
-                kept.http2
-                    .insert(key.clone(), (sender.clone(), open.clone()));
+                let list = kept.http2.entry(key.clone()).or_default();
+                list.push((sender.clone(), open.clone()));
             }
             Sender::Http2(sender)
         } else {
@@ -183,11 +189,8 @@ impl Upstream {
 
     async fn take(&self, key: &Key, live: &Live) -> Option<Connection> {
         if key.http2 {
-            let (mut sender, open) = self.lock().http2.get(key).cloned()?;
-            if sender.ready().await.is_err() {
-                self.lock().http2.remove(key);
-                return None;
-            }
+            let (mut sender, open) = self.with_room(key)?;
+            sender.ready().await.ok()?;
             return Some(Connection {
                 sender: Sender::Http2(sender),
                 key: key.clone(),
@@ -196,21 +199,28 @@ impl Upstream {
             });
         }
         let idle = live.config.idle_timeout.unwrap_or(IDLE_TIMEOUT);
-        loop {
-            let Idle {
-                mut sender,
-                open,
-                since,
-            } = self.lock().http1.get_mut(key)?.pop()?;
-            if since.elapsed() < idle && !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(Connection {
-                    sender: Sender::Http1(sender),
-                    key: key.clone(),
-                    open,
-                    reused: true,
-                });
-            }
-        }
+        let mut kept = self.lock();
+        let list = kept.http1.get_mut(key)?;
+        list.retain(|kept| kept.since.elapsed() < idle && !kept.sender.is_closed());
+        // One that was answered early may still send its last request, at the speed of that request's client.
+        let at = list.iter().rposition(|kept| kept.sender.is_ready())?;
+        let Idle { sender, open, .. } = list.remove(at);
+        Some(Connection {
+            sender: Sender::Http1(sender),
+            key: key.clone(),
+            open,
+            reused: true,
+        })
+    }
+
+    /// An HTTP/2 connection that can take one more request.
+    fn with_room(&self, key: &Key) -> Option<Shared> {
+        let mut kept = self.lock();
+        let list = kept.http2.get_mut(key)?;
+        list.retain(|(sender, _)| !sender.is_closed());
+        // The list holds one count itself.
+        let room = |(_, open): &&Shared| Arc::strong_count(open) <= STREAMS_PER_CONNECTION;
+        list.iter().find(room).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -225,8 +235,11 @@ impl Upstream {
             !list.is_empty()
         });
         // A request under way holds the connection too.
-        kept.http2.retain(|_, (sender, open)| {
-            !sender.is_closed() && (Arc::strong_count(open) > 1 || open.idle() < IDLE_TIMEOUT)
+        kept.http2.retain(|_, list| {
+            list.retain(|(sender, open)| {
+                !sender.is_closed() && (Arc::strong_count(open) > 1 || open.idle() < IDLE_TIMEOUT)
+            });
+            !list.is_empty()
         });
         drop(kept);
         self.dialer.sweep();
