@@ -35,6 +35,10 @@ impl From<Piece> for Frame<Bytes> {
 struct State {
     incoming: Incoming,
     recorded: Vec<Piece>,
+    /// Pieces that have come, recorded or not.
+    taken: usize,
+    /// Readers so far; only the newest may take more from the client.
+    readers: u64,
     size: usize,
     /// Bytes that may be recorded; more than that ends the recording.
     cap: usize,
@@ -58,6 +62,8 @@ impl Upload {
         let state = State {
             incoming,
             recorded: Vec::new(),
+            taken: 0,
+            readers: 0,
             size: 0,
             cap,
             complete,
@@ -75,10 +81,14 @@ impl Upload {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reader from the beginning. Only if [`Upload::can_replay`].
+    /// A reader from the beginning, which takes over from the one before: that of a try that was given up may still
+    /// be read for a moment. It fails if what it lacks is no longer there ([`Upload::can_replay`]).
     pub fn reader(&self) -> Reader {
+        let mut state = self.lock();
+        state.readers += 1;
         Reader {
             upload: self.clone(),
+            number: state.readers,
             at: 0,
         }
     }
@@ -113,6 +123,7 @@ impl Upload {
 /// Reads an upload from the beginning.
 pub struct Reader {
     upload: Upload,
+    number: u64,
     at: usize,
 }
 
@@ -133,8 +144,14 @@ impl Body for Reader {
             self.at += 1;
             return Poll::Ready(Some(Ok(piece.into())));
         }
+        if self.at != state.taken {
+            return Poll::Ready(Some(Err("the beginning is no longer recorded".into())));
+        }
         if state.complete {
             return Poll::Ready(None);
+        }
+        if self.number != state.readers {
+            return Poll::Ready(Some(Err("another try has taken over".into())));
         }
         if state.failed {
             return Poll::Ready(Some(Err("the client's body ended early".into())));
@@ -164,6 +181,7 @@ impl Body for Reader {
             },
         };
         state.record(&piece);
+        state.taken += 1;
         self.at += 1;
         if state.incoming.is_end_stream() {
             state.complete = true;
@@ -174,7 +192,7 @@ impl Body for Reader {
 
     fn is_end_stream(&self) -> bool {
         let state = self.upload.lock();
-        state.complete && (state.lost || self.at >= state.recorded.len())
+        state.complete && self.at >= state.taken
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -205,5 +223,65 @@ impl State {
         } else {
             self.recorded.push(piece.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::sync::mpsc;
+
+    /// A body of nine bytes as it comes from a client, and the client's end.
+    async fn upload(cap: usize) -> (DuplexStream, Upload) {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        let (sender, mut bodies) = mpsc::unbounded_channel();
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            sender.send(request.into_body()).unwrap();
+            std::future::pending::<Result<http::Response<String>, std::io::Error>>()
+        });
+        let io = hyper_util::rt::TokioIo::new(server);
+        let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+        drop(runtime::Shutdown::new().spawn_aside(async move { drop(serving.await) }));
+        (client, Upload::new(bodies.recv().await.unwrap(), cap))
+    }
+
+    async fn next(reader: &mut Reader) -> Result<Bytes, String> {
+        let frame = reader.frame().await.expect("not at its end");
+        let frame = frame.map_err(|error| error.to_string())?;
+        Ok(frame.into_data().expect("data"))
+    }
+
+    #[tokio::test]
+    async fn a_new_reader_takes_over_from_the_one_before() {
+        let (mut client, upload) = upload(RECORDED).await;
+        let (mut first, mut all) = (upload.reader(), Vec::new());
+        client.write_all(b"abc").await.unwrap();
+        assert_eq!(next(&mut first).await.unwrap(), "abc");
+        let mut second = upload.reader();
+        client.write_all(b"defghi").await.unwrap();
+        next(&mut first).await.unwrap_err();
+        while all.len() < 9 {
+            all.extend(next(&mut second).await.unwrap());
+        }
+        assert_eq!(all, b"abcdefghi");
+        assert!(second.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_too_late_fails_rather_than_leaving_bytes_out() {
+        let (mut client, upload) = upload(4).await;
+        let mut first = upload.reader();
+        for part in ["abc", "def"] {
+            client.write_all(part.as_bytes()).await.unwrap();
+            assert_eq!(next(&mut first).await.unwrap(), part);
+        }
+        assert!(!upload.can_replay());
+        client.write_all(b"ghi").await.unwrap();
+        next(&mut upload.reader()).await.unwrap_err();
     }
 }
