@@ -237,6 +237,9 @@ fn inbound(at: &At<'_>, message: Listener, known: Option<&Inbound>) -> Converted
     };
     for chain in chains {
         let name: Arc<str> = chain.name.as_str().into();
+        if out.chains.contains_key(&name) {
+            return Err(at.key("filter_chains", &name).refuse("is there twice"));
+        }
         let hash = content_hash(&chain.encode_to_vec());
         let kept = known
             .and_then(|known| known.chains.get(&name))

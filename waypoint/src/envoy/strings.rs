@@ -28,19 +28,21 @@ const REGEX_LIMIT: usize = 1 << 20;
 /// A regular expression that must match the whole text, or (for rewrites) any part.
 pub fn regex(at: &At<'_>, matcher: RegexMatcher, whole: bool) -> Converted<Regex> {
     take!(at, matcher => RegexMatcher { regex } ignored { engine_type } refused {});
-    let text = if whole {
-        format!("^(?:{regex})$")
-    } else {
-        regex.clone()
+    let build = |text: &str| {
+        let mut builder = regex::RegexBuilder::new(text);
+        builder.size_limit(REGEX_LIMIT).build()
     };
-    regex::RegexBuilder::new(&text)
-        .size_limit(REGEX_LIMIT)
-        .build()
-        .map_err(|_| {
-            at.field("regex").refuse(format!(
-                "{regex:?} is not a regular expression that can be used"
-            ))
-        })
+    // It must be valid by itself: its brackets could close ours.
+    let alone = build(&regex);
+    let built = match alone {
+        Ok(_) if whole => build(&format!("^(?:{regex})$")),
+        alone => alone,
+    };
+    built.map_err(|_| {
+        at.field("regex").refuse(format!(
+            "{regex:?} is not a regular expression that can be used"
+        ))
+    })
 }
 
 /// A string matcher.
@@ -328,4 +330,23 @@ pub fn empty_config(at: &At<'_>, bytes: &[u8]) -> Converted<()> {
 /// `true` for the wrapped flag only.
 pub fn is_true(value: Option<envoy_types::pb::google::protobuf::BoolValue>) -> bool {
     flag(value, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expression_is_valid_by_itself_and_matches_the_whole_text() {
+        let regex = |text: &str| {
+            let matcher = RegexMatcher {
+                regex: text.into(),
+                ..RegexMatcher::default()
+            };
+            regex(&At::root("x"), matcher, true)
+        };
+        assert!(!regex("a|b").unwrap().is_match("ac"));
+        // Within our own brackets this would match whatever begins with `a`.
+        assert!(regex("a)|(?:b").is_err());
+    }
 }

@@ -340,9 +340,27 @@ pub enum Abort {
 pub fn header_key(name: &str) -> Option<HeaderKey> {
     Some(match name {
         ":method" => HeaderKey::Method,
-        ":authority" | "host" | "Host" => HeaderKey::Authority,
+        ":authority" => HeaderKey::Authority,
+        host if host.eq_ignore_ascii_case("host") => HeaderKey::Authority,
         ":scheme" => HeaderKey::Scheme,
         ":path" => HeaderKey::Path,
         other => HeaderKey::Name(HeaderName::from_bytes(other.as_bytes()).ok()?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_in_any_case_means_the_authority() {
+        for name in ["host", "Host", "HOST", ":authority"] {
+            assert_eq!(header_key(name), Some(HeaderKey::Authority), "{name}");
+        }
+        assert_eq!(
+            header_key("X-A"),
+            Some(HeaderKey::Name(HeaderName::from_static("x-a")))
+        );
+        assert_eq!(header_key(":other"), None);
+    }
 }

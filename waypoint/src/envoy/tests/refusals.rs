@@ -264,6 +264,13 @@ fn refused_listeners() -> Vec<(Refused, String)> {
         ),
         (
             refused_listener("main_internal", |l| {
+                let twin = l.filter_chains[0].clone();
+                l.filter_chains.push(twin);
+            }),
+            "filter_chains[\"inbound-vip|80|http|echo.app.svc.cluster.local\"]: is there twice",
+        ),
+        (
+            refused_listener("main_internal", |l| {
                 l.default_filter_chain = Some(Default::default())
             }),
             "default_filter_chain: not supported",
