@@ -39,6 +39,9 @@ pub async fn forward(
         ChainKind::Http(config) => Some(&**config),
         ChainKind::Tcp(_) => None,
     };
+    if forward.websocket == Some(false) && exchange.upgrade.is_some() {
+        return answer(exchange.record, &Reason::UpgradeRefused, config);
+    }
     let picked = route::pick_target(forward, &mut rand::rng());
     let live = picked.and_then(|target| exchange.snapshot.cluster(&target.cluster).cloned());
     let live = live.filter(|live| live.config.discovery != Discovery::Fixed);

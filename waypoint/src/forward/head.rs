@@ -109,6 +109,11 @@ pub fn request_head(exchange: &Exchange, http2: bool) -> Option<(http::Method, U
             header::HOST,
             HeaderValue::from_str(&exchange.authority).ok()?,
         );
+        // Without a word about it, hyper takes a GET for one without a body.
+        if exchange.upload.ended_at().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
+            let chunked = HeaderValue::from_static("chunked");
+            headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
         exchange.target.parse().ok()?
     };
     if exchange.upgrade.is_some() {

@@ -7,9 +7,10 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3 as rt;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+    HttpConnectionManager,
+    http_connection_manager::{RouteSpecifier, UpgradeConfig},
 };
-use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
+use envoy_types::pb::google::protobuf::{BoolValue, Duration as ProtoDuration};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -633,4 +634,45 @@ async fn each_refused_shape_is_nacked_by_ads_and_fails_no_request() {
     stop.store(true, SeqCst);
     let failed = traffic.await.unwrap().unwrap();
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_route_may_forbid_what_its_listener_allows() {
+    let forbid = |manager: &mut HttpConnectionManager| {
+        open(manager);
+        manager.upgrade_configs = vec![websocket_upgrade()];
+        action(manager).upgrade_configs = vec![rt::route_action::UpgradeConfig {
+            upgrade_type: "websocket".into(),
+            enabled: Some(BoolValue { value: false }),
+            ..Default::default()
+        }];
+    };
+    let world = World::new(Changes {
+        chain: Some(forbid),
+        ..Changes::default()
+    })
+    .await;
+    let asks = [("connection", "upgrade"), ("upgrade", "websocket")];
+    assert_eq!(world.send(get("/", &asks)).await.status, 403);
+    assert!(world.seen.lock().unwrap().is_empty());
+    assert_eq!(world.send(get("/", &[])).await.status, 200);
+}
+
+fn websocket_upgrade() -> UpgradeConfig {
+    UpgradeConfig {
+        upgrade_type: "websocket".into(),
+        ..UpgradeConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn a_get_keeps_a_body_of_unknown_length() {
+    let world = World::new(Changes {
+        chain: Some(open),
+        ..Changes::default()
+    })
+    .await;
+    let chunked = [("transfer-encoding", "chunked")];
+    let got = world.send(request("GET", "/x", &chunked, "body")).await;
+    assert_eq!((got.status, got.body.as_str()), (200, "GET /x body"));
 }
