@@ -5,6 +5,7 @@
 
 mod core;
 mod directory;
+pub mod enroll;
 mod fault;
 mod gateway;
 mod meta;

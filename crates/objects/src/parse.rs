@@ -270,7 +270,8 @@ fn key_of(kind: Kind, value: &mut Value) -> Result<Key, Fault> {
     }
 }
 
-/// Decodes and checks; the error is (field path, why). Paths of fields under `spec` that nobody read go to `unknown`.
+/// Decodes and checks; the error is (field path, why). Paths of fields that nobody read go to `unknown`, but for those
+/// under `metadata` and `status`.
 fn decode<T>(value: &Value, unknown: &mut Vec<String>) -> Result<Object, (String, String)>
 where
     T: DeserializeOwned + Check + Into<Object>,
@@ -279,7 +280,8 @@ where
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     let decoded: Result<T, _> = serde_ignored::deserialize(tracked, |path| {
         let path = field_path(&path.to_string());
-        if path.starts_with("spec.") {
+        let beside = !path.contains('.') && !matches!(&*path, "apiVersion" | "kind" | "status");
+        if beside || path.starts_with("spec.") {
             unknown.push(path);
         }
     });
@@ -339,11 +341,15 @@ fn stand_in(kind: Kind, value: &Value, why: &str) -> Option<Object> {
             let single = value
                 .pointer("/spec/targetRef")
                 .and_then(|target| TargetRef::deserialize(target).ok());
-            policy.spec.target_refs = list.unwrap_or_default().into_iter().chain(single).collect();
-            policy
-                .spec
-                .target_refs
-                .retain(|target| !target.kind.is_empty() && !target.name.is_empty());
+            let targets: Vec<_> = list.unwrap_or_default().into_iter().chain(single).collect();
+            // One that leads to nothing that we know may have been meant for anything in the namespace.
+            let readable = |target: &TargetRef| {
+                let kinds = ["Gateway", "GatewayClass", "Service", "ServiceEntry"];
+                kinds.contains(&target.kind.as_str()) && !target.name.is_empty()
+            };
+            if targets.iter().all(readable) {
+                policy.spec.target_refs = targets;
+            }
             policy.spec.selector = selector.filter(|_| policy.spec.target_refs.is_empty());
             Some(policy.into())
         }

@@ -121,7 +121,22 @@ impl Check for Node {}
 
 impl Check for ServiceAccount {}
 
-impl Check for GatewayClass {}
+impl Check for GatewayClass {
+    fn check(&self) -> Checked {
+        waypoint_for(&self.metadata)
+    }
+}
+
+/// A word that is not known would leave what is bound without its waypoint.
+fn waypoint_for(meta: &crate::Meta) -> Checked {
+    const LABEL: &str = "istio.io/waypoint-for";
+    let word = meta.label(LABEL).unwrap_or("service");
+    ensure(
+        matches!(word, "service" | "workload" | "all" | "none"),
+        format!("metadata.labels[{LABEL}]"),
+        format!("`{word}` must be service, workload, all or none"),
+    )
+}
 
 impl Check for Pod {
     fn check(&self) -> Checked {
@@ -194,6 +209,7 @@ impl Check for EndpointSlice {
 
 impl Check for Gateway {
     fn check(&self) -> Checked {
+        waypoint_for(&self.metadata)?;
         ensure(
             !self.spec.gateway_class_name.is_empty(),
             "spec.gatewayClassName",

@@ -122,6 +122,7 @@ fn refusals_name_object_field_and_reason() {
         (policy("{rules: [{when: [{key: request.color, values: [red]}]}]}"), "AuthorizationPolicy app/x: spec.rules[0].when[0].key: `request.color` is no known attribute"),
         (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "AuthorizationPolicy app/x: spec.selector: must not be set together with targetRefs"),
         (policy("{targetRefs: [{kind: Pod, name: s}]}"), "AuthorizationPolicy app/x: spec.targetRefs[0].kind: `/Pod` must be Gateway, GatewayClass, Service or ServiceEntry"),
+        ("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, labels: {istio.io/waypoint-for: services}}\nspec: {gatewayClassName: causeway-waypoint}".to_owned(), "Gateway default/wp: metadata.labels[istio.io/waypoint-for]: `services` must be service, workload, all or none"),
         (route("{rules: [{matches: [{path: {type: RegularExpression, value: '('}}]}]}"), "HTTPRoute app/r: spec.rules[0].matches[0].path.value: `(` is no regular expression: error: unclosed group"),
         (route("{rules: [{timeouts: {request: 5}}]}"), "HTTPRoute app/r: spec.rules[0].timeouts.request: invalid type: integer `5`, expected a string"),
         (route("{rules: [{timeouts: {request: 5 s}}]}"), "HTTPRoute app/r: spec.rules[0].timeouts.request: `5 s` is no duration such as `5s` or `1m30s`"),
@@ -150,6 +151,36 @@ fn a_refused_policy_brings_a_stand_in_with_the_scope_that_could_be_read() {
         panic!("a stand-in")
     };
     assert_eq!(policy.spec.mode(), MtlsMode::Strict);
+}
+
+#[test]
+fn a_stand_in_whose_target_could_not_be_read_guards_its_namespace() {
+    let targets = |list: &str| {
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: x, namespace: app}}\nspec: {{targetRefs: [{list}], action: MAYBE}}\n"
+        );
+        match only(&text).unwrap_err().stand_in {
+            Some(Object::AuthorizationPolicy(policy)) => policy.spec.targets().count(),
+            other => panic!("a stand-in: {other:?}"),
+        }
+    };
+    assert_eq!(targets("{kind: Service, name: a}"), 1);
+    assert_eq!(targets("{kind: Servcie, name: a}"), 0);
+    assert_eq!(
+        targets("{kind: Service, name: a}, {kind: Servcie, name: b}"),
+        0
+    );
+    assert_eq!(targets("{kind: Service}"), 0);
+}
+
+#[test]
+fn a_guard_with_an_unknown_part_beside_its_spec_is_refused() {
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x, namespace: app}\nspce: {mtls: {mode: STRICT}}\nstatus: {conditions: []}\n";
+    assert_eq!(
+        refusal(text),
+        "PeerAuthentication app/x: spce: unknown field; a policy is taken whole or not at all"
+    );
+    assert!(only(&text.replace("spce", "spec")).is_ok());
 }
 
 #[test]
