@@ -198,14 +198,24 @@ pub(super) fn of_service(
         .members
         .get(&(namespace, name))
         .map_or(&[][..], Vec::as_slice);
-    let account = members.first().map(|pod| pod.service_account());
-    let shared =
-        account.filter(|account| members.iter().all(|pod| pod.service_account() == *account));
-    let account = shared.and_then(|account| index.store.service_accounts.find(namespace, account));
+    let account = |pod: &Pod| {
+        let account = index
+            .store
+            .service_accounts
+            .find(namespace, pod.service_account());
+        account.map(|account| &account.metadata)
+    };
+    let says = |pod: &Pod| {
+        account(pod).map(|meta| (meta.label(USE_WAYPOINT), meta.label(USE_WAYPOINT_NAMESPACE)))
+    };
+    // Endpoints may be changing from one account to another: what counts is that all say the same.
+    let shared = members
+        .first()
+        .filter(|first| members.iter().all(|pod| says(pod) == says(first)));
     let wish = wish(
         index,
         &service.metadata,
-        account.map(|account| &account.metadata),
+        shared.and_then(|pod| account(pod)),
     )?;
     bind(
         index,

@@ -257,3 +257,22 @@ proptest! {
         prop_assert_eq!(result.rules.len(), expected);
     }
 }
+
+#[test]
+fn a_pod_names_the_policies_that_it_must_not_be_without() {
+    let needs = |list: &str| {
+        let pod = pod("app: a", "").replace(
+            "name: p,",
+            &format!("name: p, annotations: {{ambient.causeway.dev/required-policies: '{list}'}},"),
+        );
+        let selected = policy("app", "selector: {matchLabels: {app: a}}");
+        let translation = translated(&(selected + &pod));
+        workload(&translation, "p").authorization_policies
+    };
+    assert_eq!(needs(""), ["app/x"]);
+    // A plain name lies in the pod's namespace; none of them need be there yet, and none is told twice.
+    assert_eq!(
+        needs(" guard , other/far ,, x"),
+        ["app/guard", "app/x", "other/far"]
+    );
+}

@@ -82,7 +82,7 @@ fn waypoints_are_bound_by_the_nearest_label() {
 }
 
 #[test]
-fn a_service_account_binds_a_service_only_if_all_endpoints_run_as_it() {
+fn a_service_account_binds_a_service_only_if_those_of_all_endpoints_say_so() {
     let other = pod("app: a", "")
         .replace("name: p", "name: q")
         .replace("serviceAccountName: sa", "serviceAccountName: x");
@@ -91,6 +91,18 @@ fn a_service_account_binds_a_service_only_if_all_endpoints_run_as_it() {
         host(service(&translated(&text), "s").waypoint.as_ref()),
         None
     );
+}
+
+#[test]
+fn a_service_whose_endpoints_change_their_account_stays_bound_if_both_accounts_say_so() {
+    let other = pod("app: a", "")
+        .replace("name: p", "name: q")
+        .replace("serviceAccountName: sa", "serviceAccountName: x");
+    let text = gateway("", "Same") + ACCOUNT + SERVICE + &pod("app: a", "") + &other;
+    let second = ACCOUNT.replace("name: sa", "name: x");
+    assert!(bound(&(text.clone() + &second)).0);
+    let elsewhere = second.replace("use-waypoint: wp", "use-waypoint: other");
+    assert!(!bound(&(text + &elsewhere)).0);
 }
 
 #[test]
