@@ -47,6 +47,15 @@ pub fn install(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
     })
 }
 
+/// As [`install`], for a pod that is in the mesh already: on failure what was there stays, since without any rule its
+/// traffic would go out in the clear.
+///
+/// # Errors
+/// See [`ApplyError`]; may be retried.
+pub fn restore(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
+    inside(netns, || write(rules).and_then(|()| compare(rules)))
+}
+
 /// Removes everything that [`install`] wrote. Fine when nothing is there.
 ///
 /// # Errors

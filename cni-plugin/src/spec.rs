@@ -88,7 +88,8 @@ impl Conf {
     /// How long to wait for the answer.
     #[must_use]
     pub fn timeout(&self) -> Duration {
-        Duration::from_secs(self.timeout_seconds.unwrap_or(30))
+        // An hour is more than any runtime waits, and never beyond what a clock can hold.
+        Duration::from_secs(self.timeout_seconds.unwrap_or(30).min(3600))
     }
 
     /// The result of an ADD: the previous plugin's, untouched.

@@ -12,8 +12,8 @@ use super::config::Config;
 use super::pods::{Entry, PodKey, Store};
 use super::watch::{Sight, World};
 use crate::apply::{self, ApplyError};
-use crate::enroll::{Decision, Why};
 use crate::rules::{self, Ruleset};
+use objects::enroll::{Decision, Why};
 
 mod cni;
 
@@ -159,7 +159,9 @@ impl Membership {
         if let Err(error) = self.verify(entry).await {
             let (namespace, pod) = entry.key();
             tracing::warn!(namespace, pod, %error, "rules are written again");
-            self.capture(entry).await?;
+            let rules = self.rules();
+            self.in_netns(entry, move |netns| apply::restore(netns, &rules))
+                .await?;
         }
         Ok(())
     }

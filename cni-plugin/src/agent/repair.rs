@@ -23,12 +23,12 @@ pub async fn run(members: Arc<Membership>) {
             return;
         }
     }
-    verify_all(&members).await;
-    let mut retry = FIRST_RETRY;
+    let (mut retry, mut verified) = (FIRST_RETRY, false);
     loop {
         changes.mark_unchanged();
         connected.mark_unchanged();
-        let settled = reconcile(&members).await;
+        verified = verified || verify_all(&members).await;
+        let settled = reconcile(&members).await && verified;
         retry = if settled {
             FIRST_RETRY
         } else {
@@ -44,19 +44,21 @@ pub async fn run(members: Arc<Membership>) {
 }
 
 /// Looks at the rules of every pod that an earlier agent enrolled, and writes them again where they
-/// are not what they should be.
-async fn verify_all(members: &Membership) {
-    for entry in members
-        .pods
-        .all()
-        .into_iter()
-        .filter(|entry| entry.enrolled)
-    {
+/// are not what they should be; false when that failed for one that only a later attempt can help.
+async fn verify_all(members: &Membership) -> bool {
+    let mut verified = true;
+    for key in members.pods.all().iter().map(Entry::key) {
         let _turn = members.turn.lock().await;
+        // Looked up under the turn, as below.
+        let Some(entry) = members.pods.find(&key).filter(|entry| entry.enrolled) else {
+            continue;
+        };
         if let Err(error) = members.repair(&entry).await {
             report(&entry, &error);
+            verified &= matches!(error, EnrollError::NoNetns);
         }
     }
+    verified
 }
 
 /// One round over all pods; false when something is left to do.

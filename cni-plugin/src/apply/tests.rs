@@ -107,6 +107,19 @@ fn load_text(text: &str) {
 }
 
 #[test]
+fn rules_that_cannot_be_written_again_leave_the_older_ones_in_force() {
+    if !root() {
+        return;
+    }
+    let (netns, rules) = (pod(), render(BOTH));
+    install(&netns, &rules).unwrap();
+    let mut bad = rules.clone();
+    bad.chains[0].kind = "no such kind";
+    assert!(matches!(restore(&netns, &bad), Err(ApplyError::Rules(_))));
+    check(&netns, &rules).unwrap();
+}
+
+#[test]
 fn install_replaces_itself_and_remove_leaves_no_rest() {
     if !root() {
         return;

@@ -30,6 +30,13 @@ fn with<'a>(env: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a
 }
 
 #[test]
+fn a_timeout_beyond_all_measure_is_an_hour() {
+    let conf = CONF.replacen('{', r#"{"timeoutSeconds":18446744073709551615,"#, 1);
+    let (_, conf) = call(&ADD, &conf).unwrap();
+    assert_eq!(conf.timeout(), Duration::from_secs(3600));
+}
+
+#[test]
 fn an_add_names_the_pod_and_passes_the_previous_result_through() {
     let (verb, conf) = call(&ADD, CONF).unwrap();
     let pod = PodRef {
