@@ -1,9 +1,10 @@
-//! Ctrl-C and SIGTERM for the demo: a flag that every wait looks at, so that the demo always tidies up.
+//! Ctrl-C, SIGTERM and SIGHUP (a closed terminal) for the demo: a flag that every wait looks at, so that the demo always tidies up.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio::signal::unix::SignalKind;
 
 /// How often a wait looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -13,7 +14,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens for SIGINT and SIGTERM on a thread of its own for the rest of the process's life.
+    /// Listens for SIGINT, SIGTERM and SIGHUP on a thread of its own for the rest of the process's life.
     ///
     /// # Errors
     /// When signal handlers cannot be installed.
@@ -26,16 +27,17 @@ impl Interrupt {
             .context("start the signal listener")?;
         std::thread::spawn(move || {
             runtime.block_on(async {
-                let mut terminate =
-                    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-                    {
-                        Ok(s) => s,
-                        Err(_) => return,
-                    };
+                let on = |kind| tokio::signal::unix::signal(kind);
+                let (Ok(mut terminate), Ok(mut hangup)) =
+                    (on(SignalKind::terminate()), on(SignalKind::hangup()))
+                else {
+                    return;
+                };
                 loop {
                     tokio::select! {
                         _ = tokio::signal::ctrl_c() => {}
                         _ = terminate.recv() => {}
+                        _ = hangup.recv() => {}
                     }
                     seen.0.store(true, Ordering::SeqCst);
                 }
