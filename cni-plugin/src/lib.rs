@@ -5,6 +5,5 @@
 pub mod agent;
 pub mod apply;
 pub mod ask;
-pub mod enroll;
 pub mod rules;
 pub mod spec;

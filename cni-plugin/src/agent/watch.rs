@@ -8,7 +8,7 @@ use objects::{Change, Event, Key, Kind, Namespace, Object, Pod, Source};
 use runtime::readiness::Pending;
 use tokio::sync::watch;
 
-use crate::enroll::{self, Decision};
+use objects::enroll::{self, Decision};
 
 /// The node's view of the cluster.
 pub struct World {
@@ -165,7 +165,7 @@ pub async fn follow(mut source: Box<dyn Source>, world: Arc<World>, listing: Pen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enroll::Why;
+    use objects::enroll::Why;
 
     fn objects(yaml: &str) -> Vec<Object> {
         objects::parse(yaml)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use objects::{EndpointSlice, Fault, IntOrString, Meta, Pod, ServicePort};
+use objects::{EndpointSlice, Fault, IntOrString, Meta, Pod, ServicePort, enroll};
 use proto::workload::{
     Address, Locality, NetworkMode, Port, PortList, TunnelProtocol, Workload, WorkloadStatus,
     WorkloadType, address,
@@ -16,7 +16,6 @@ use super::{
 };
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 const TUNNEL: &str = "networking.istio.io/tunnel";
 const NETWORK: &str = "topology.istio.io/network";
 
@@ -87,12 +86,9 @@ fn is_captured(index: &Index<'_>, pod: &Pod) -> bool {
     if let Some(redirection) = pod.metadata.annotation(REDIRECTION) {
         return redirection == "enabled";
     }
-    if !index.mesh.labels_enrol || pod.spec.host_network || binding::is_waypoint_pod(pod) {
-        return false;
-    }
     let namespace = index.store.namespaces.find("", &pod.metadata.namespace);
-    let inherited = || namespace.and_then(|namespace| namespace.metadata.label(DATAPLANE_MODE));
-    pod.metadata.label(DATAPLANE_MODE).or_else(inherited) == Some("ambient")
+    index.mesh.labels_enrol
+        && enroll::decide(pod, namespace.map(AsRef::as_ref)) == enroll::Decision::In
 }
 
 /// Ready; a pod of a manifest that was never given conditions counts as ready unless its phase says otherwise.

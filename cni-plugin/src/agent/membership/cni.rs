@@ -7,8 +7,8 @@ use super::{EnrollError, Membership, Opening};
 use crate::agent::pods::{Entry, PodKey, arrived};
 use crate::agent::watch::Sight;
 use crate::ask::Reply;
-use crate::enroll::Decision;
 use crate::spec::{CniError, Code, PodRef};
+use objects::enroll::Decision;
 
 /// A pod that starts.
 pub struct Arrival {
