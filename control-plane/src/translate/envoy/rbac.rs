@@ -1,7 +1,7 @@
 //! AuthorizationPolicy to RBAC filters. A waypoint applies only policies that target it, its class, or a service that
 //! it serves. Nothing here may widen what the author wrote.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use envoy_types::pb::envoy::{
     config::{
@@ -31,6 +31,9 @@ const DRY_RUN: &str = "istio.io/dry-run";
 /// istiod names both filters' shadow rules so, whatever the action.
 const SHADOW_PREFIX: &str = "istio_dry_run_allow_";
 
+/// The condition that only a look into the TLS hello can answer.
+const SERVER_NAME: &str = "connection.sni";
+
 /// Which form of a policy: with all it says, or only what holds for a byte stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -54,8 +57,10 @@ impl Policies {
             .map(|policy| &**policy)
             .filter(|policy| applies(served, policy, service))
             .collect();
+        // Our own waypoint refuses a listener that would have to look into TLS.
+        let sees_names = served.waypoint.is_envoy();
         for policy in &mine {
-            warn(policy, faults);
+            warn(policy, sees_names, faults);
         }
         let effective: Vec<_> = { mine }
             .into_iter()
@@ -63,14 +68,11 @@ impl Policies {
                 policy.metadata.annotation(DRY_RUN) != Some("true") || policy.invalid.is_some()
             })
             .collect();
-        let whens = effective
-            .iter()
-            .flat_map(|policy| &policy.spec.rules)
-            .flat_map(|rule| &rule.when);
+        let mut all_rules = effective.iter().flat_map(|policy| &policy.spec.rules);
         Policies {
-            http: filters(&effective, Form::Http),
-            tcp: filters(&effective, Form::Tcp),
-            asks_server_name: { whens }.any(|when| when.key == "connection.sni"),
+            http: filters(&effective, Form::Http, sees_names),
+            tcp: filters(&effective, Form::Tcp, sees_names),
+            asks_server_name: sees_names && all_rules.any(asks_server_name),
         }
     }
 
@@ -114,7 +116,7 @@ fn applies(served: &Served<'_>, policy: &AuthorizationPolicy, service: Option<&S
     policy.spec.targets().any(hit)
 }
 
-fn warn(policy: &AuthorizationPolicy, faults: &mut Vec<Fault>) {
+fn warn(policy: &AuthorizationPolicy, sees_names: bool, faults: &mut Vec<Fault>) {
     let meta = &policy.metadata;
     let mut push = |field: String, why: &str| {
         let key = Key::new(Kind::AuthorizationPolicy, &meta.namespace, &meta.name);
@@ -145,6 +147,13 @@ fn warn(policy: &AuthorizationPolicy, faults: &mut Vec<Fault>) {
                 "no request carries a verified JWT here, so this part never matches",
             );
         }
+        if !sees_names && asks_server_name(rule) {
+            push(
+                format!("spec.rules[{i}].when"),
+                "this waypoint does not look into TLS: with ALLOW the rule allows nothing, else it holds for every \
+                 server name",
+            );
+        }
     }
 }
 
@@ -159,7 +168,11 @@ fn uses_jwt(rule: &Rule) -> bool {
             .any(|when| when.key.starts_with("request.auth"))
 }
 
-fn filters(policies: &[&AuthorizationPolicy], form: Form) -> Vec<Rbac> {
+fn asks_server_name(rule: &Rule) -> bool {
+    rule.when.iter().any(|when| when.key == SERVER_NAME)
+}
+
+fn filters(policies: &[&AuthorizationPolicy], form: Form, sees_names: bool) -> Vec<Rbac> {
     let groups = [
         (Action::Log, &[PolicyAction::Audit][..]),
         (
@@ -184,7 +197,7 @@ fn filters(policies: &[&AuthorizationPolicy], form: Form) -> Vec<Rbac> {
         }
         let policies: BTreeMap<String, Policy> = group
             .into_iter()
-            .flat_map(|policy| rules(policy, action, form))
+            .flat_map(|policy| rules(policy, action, form, sees_names))
             .collect();
         // An ALLOW filter stands even without a rule: then it allows nothing.
         if action == Action::Allow || !policies.is_empty() {
@@ -200,18 +213,31 @@ fn filters(policies: &[&AuthorizationPolicy], form: Form) -> Vec<Rbac> {
 }
 
 /// The rules of one policy by name.
-fn rules(policy: &AuthorizationPolicy, action: Action, form: Form) -> Vec<(String, Policy)> {
+fn rules(
+    policy: &AuthorizationPolicy,
+    action: Action,
+    form: Form,
+    sees_names: bool,
+) -> Vec<(String, Policy)> {
     let meta = &policy.metadata;
     let name = |i: usize| format!("ns[{}]-policy[{}]-rule[{i}]", meta.namespace, meta.name);
     if policy.invalid.is_some() {
         return vec![(name(0), everything())];
     }
+    // A rule that asks for what is not there (HTTP on a byte stream, a server name) allows nothing, and denies whatever
+    // the rest of it matches.
+    let nameless = |rule: &Rule| !sees_names && asks_server_name(rule);
+    let lacks = |rule: &Rule| form == Form::Tcp && needs_http(rule) || nameless(rule);
     let rules = policy.spec.rules.iter().enumerate();
-    // On a byte stream, a rule that asks for HTTP allows nothing, and denies whatever the rest of it matches.
-    let kept = rules
-        .filter(|(_, rule)| form == Form::Http || action != Action::Allow || !needs_http(rule));
-    kept.map(|(i, rule)| (name(i), policy_of(rule, &meta.namespace, form)))
-        .collect()
+    let kept = rules.filter(|(_, rule)| action != Action::Allow || !lacks(rule));
+    kept.map(|(i, rule)| {
+        let mut rule = Cow::Borrowed(rule);
+        if nameless(&rule) {
+            rule.to_mut().when.retain(|when| when.key != SERVER_NAME);
+        }
+        (name(i), policy_of(&rule, &meta.namespace, form))
+    })
+    .collect()
 }
 
 fn needs_http(rule: &Rule) -> bool {

@@ -252,3 +252,33 @@ fn conditions_on_tokens_hold_for_no_request_and_are_reported() {
         ]
     );
 }
+
+#[test]
+fn our_own_waypoint_never_sees_a_server_name() {
+    let own = BASE[BASE.find("{apiVersion: gateway").unwrap()..]
+        .split("---")
+        .next()
+        .unwrap()
+        .replace("istio-waypoint", "causeway-waypoint");
+    let sni = "rules: [{when: [{key: connection.sni, values: [a]}]}, {}]";
+    let allow = policy("x", "app", &format!("{TO_SERVICE}, {sni}"));
+    let deny = policy("y", "app", &format!("{TO_SERVICE}, action: DENY, {sni}"));
+    let result = waypoint(&format!("{own}---\n{allow}{deny}"));
+    let text = format!("{:?}", result.listener("main_internal"));
+    assert!(!text.contains("RequestedServerName") && !text.contains("tls_inspector"));
+    for chain in [S80, S90] {
+        let [deny, allow] = &result.rbac(chain)[..] else {
+            panic!("two filters")
+        };
+        assert_eq!(deny.policies.len(), 2, "denies more");
+        let names: Vec<_> = allow.policies.keys().collect();
+        assert_eq!(names, ["ns[app]-policy[x]-rule[1]"], "allows less");
+    }
+    assert_eq!(
+        result.faults,
+        ["x", "y"].map(|name| format!(
+            "AuthorizationPolicy app/{name}: spec.rules[0].when: this waypoint does not look into TLS: with ALLOW the \
+             rule allows nothing, else it holds for every server name"
+        ))
+    );
+}
