@@ -147,6 +147,8 @@ impl Mesh {
              causeway demo exec client -- curl -s http://{reviews}:9080/\n  \
              causeway demo exec client -- curl -s -H 'x-user: tester' http://{reviews}:9080/\n  \
              causeway demo exec client -- curl -s -X DELETE http://{reviews}:9080/\n  \
+             causeway demo exec node2 -- curl -s http://localhost:15000/config_dump\n  \
+             causeway demo exec hub -- curl -s http://localhost:15014/status\n  \
              edit a file in {manifests} and watch it take effect\n  \
              logs: {logs}",
             reviews = vip::REVIEWS,

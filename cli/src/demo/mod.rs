@@ -38,10 +38,10 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run a command inside a pod of the running demo: `causeway demo exec client -- curl …`.
+    /// Run a command inside a pod or node of the running demo: `causeway demo exec client -- curl …`.
     Exec {
-        /// The pod.
-        pod: String,
+        /// The pod; or node1, node2 (admin pages of their ztunnel), hub (of the control plane).
+        place: String,
         /// The command and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -64,7 +64,7 @@ enum Verb {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.verb {
         None => show(arguments.once),
-        Some(Verb::Exec { pod, command }) => exec(pod, command),
+        Some(Verb::Exec { place, command }) => exec(place, command),
         Some(Verb::App { kind, name, port }) => {
             app::serve(*kind, name, *port).map(|()| ExitCode::SUCCESS)
         }
@@ -96,10 +96,9 @@ fn show(once: bool) -> Result<ExitCode> {
         Ok(false) => Ok(ExitCode::from(1)),
         Err(_) if interrupt.asked() => Ok(ExitCode::from(130)),
         Err(fault) => match logs.flatten() {
-            Some(path) => Err(fault.context(format!(
-                "the demo did not come up (logs kept in {})",
-                path.display()
-            ))),
+            Some(path) => {
+                Err(fault.context(format!("the demo failed (logs kept in {})", path.display())))
+            }
             None => Err(fault),
         },
     }
@@ -116,19 +115,18 @@ fn stay(mesh: &mut Mesh, printer: &Printer, interrupt: &Interrupt) -> Result<()>
     Ok(())
 }
 
-fn exec(pod: &str, command: &[String]) -> Result<ExitCode> {
-    let Some(found) = plan::find(pod) else {
-        let names: Vec<&str> = plan::PODS.iter().map(|p| p.name).collect();
+fn exec(place: &str, command: &[String]) -> Result<ExitCode> {
+    let Some(netns) = plan::netns_of(place) else {
         bail!(
-            "no pod {pod:?} in the demo; there are: {}",
-            names.join(", ")
+            "no {place:?} in the demo; there are: {}",
+            plan::places().join(", ")
         );
     };
-    if !net::path(&found.netns()).exists() {
+    if !net::path(&netns).exists() {
         bail!("no demo runs: start one with `make demo` in another terminal");
     }
     let status = Command::new("ip")
-        .args(["netns", "exec", &found.netns()])
+        .args(["netns", "exec", &netns])
         .args(command)
         .status()
         .context("run ip (Debian package iproute2)")?;

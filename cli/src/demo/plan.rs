@@ -165,6 +165,23 @@ pub fn hub_netns() -> String {
     format!("{PREFIX}-hub")
 }
 
+/// What a user may name to run a command in: pods, nodes and the hub.
+pub fn places() -> Vec<&'static str> {
+    let nodes = NODES.iter().map(|n| n.name);
+    PODS.iter()
+        .map(|p| p.name)
+        .chain(nodes)
+        .chain(["hub"])
+        .collect()
+}
+
+/// The namespace of such a place.
+pub fn netns_of(place: &str) -> Option<String> {
+    places()
+        .contains(&place)
+        .then(|| format!("{PREFIX}-{place}"))
+}
+
 /// Every namespace of the demo.
 pub fn all_netns() -> Vec<String> {
     let mut names = vec![hub_netns()];
@@ -258,6 +275,16 @@ mod tests {
                 pod.name
             );
         }
+    }
+
+    #[test]
+    fn every_place_is_a_namespace_of_the_demo() {
+        let mut named: Vec<String> = places().into_iter().filter_map(netns_of).collect();
+        let mut made = all_netns();
+        named.sort();
+        made.sort();
+        assert_eq!(named, made);
+        assert_eq!(netns_of("nobody"), None);
     }
 
     #[test]
