@@ -7,7 +7,7 @@ DEMO_ARGS  ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN        := $(TARGET_DIR)/$(PROFILE)
 
-.PHONY: help demo test e2e check build setup fmt docs
+.PHONY: help demo test e2e check build setup fmt docs quick-figure
 
 help:
 	@echo "make demo    build, then run the whole mesh on this machine (DEMO_ARGS=--once ends by itself)"
