@@ -110,12 +110,8 @@ async fn carrier(
             certificate.identity().clone(),
             remote,
         ));
-        let (proxy_, terminate) = (proxy.clone(), terminate.clone());
-        drop(
-            proxy
-                .shutdown
-                .spawn(async move { connect(proxy_, tunnel, &terminate, responder).await }),
-        );
+        let work = connect(proxy.clone(), tunnel, responder);
+        drop(proxy.shutdown.spawn(work));
     }
 }
 
@@ -135,13 +131,12 @@ fn check(
     Ok(peer)
 }
 
-/// One CONNECT.
-async fn connect(
-    proxy: Arc<Proxy>,
-    tunnel: Arc<Tunnel>,
-    terminate: &Terminate,
-    responder: Responder,
-) {
+/// One CONNECT, judged by the configuration of this moment, as its connection may be old.
+async fn connect(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, responder: Responder) {
+    let snapshot = proxy.snapshot.load_full();
+    let Some(terminate) = &snapshot.terminate else {
+        return responder.refuse(&ConnectResponse::status(NOT_HERE));
+    };
     let peer = Some(tunnel.peer.uri());
     let facts =
         rbac::Facts::of_connection(peer, tunnel.source(), tunnel.ip(), tunnel.authority.port);
@@ -153,7 +148,6 @@ async fn connect(
         tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, policy, "CONNECT denied");
         return responder.refuse(&ConnectResponse::status(DENIED));
     }
-    let snapshot = proxy.snapshot.load_full();
     let chosen =
         snapshot
             .inbound
