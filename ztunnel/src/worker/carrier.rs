@@ -14,6 +14,9 @@ use super::tunnel::{Act, Loss, Phase, Received};
 
 /// Reads and batches per tunnel and turn: a firehose must not starve its neighbours.
 const ROUNDS: usize = 4;
+/// Bytes of answers that may wait while the socket takes none: who asks on without reading is hostile. The codec counts
+/// only answers of its own.
+const ANSWERS: usize = 256 << 10;
 /// Slices of one stream's bytes per vectored write.
 const RUN: usize = 64;
 
@@ -73,6 +76,10 @@ impl<I: Io> Worker<I> {
             let Some(tunnel) = self.tunnels.get_mut(key) else {
                 return Ok(false);
             };
+            let waiting = tunnel.h2.as_mut().map_or(0, |h2| h2.output().len());
+            if tunnel.blocked && waiting > ANSWERS {
+                return Err(Loss::new(Reason::Http2, "answers are not read"));
+            }
             let read = tunnel.read(io, &mut self.buffers, &mut received);
             if received.established && tunnel.phase == Phase::Handshake && read.is_ok() {
                 self.established(key)?;

@@ -158,6 +158,27 @@ fn requests_that_are_reset_at_once_leave_nothing_behind() {
 }
 
 #[test]
+fn a_peer_that_asks_for_ever_and_reads_no_answer_is_closed() {
+    let mut pair = Pair::started(5, |_| {});
+    let mut peer = Peer::connect(&mut pair);
+    let (mut h2, start) = good_start(0);
+    peer.say(&mut pair, &start);
+    for _ in 0..300 {
+        let mut bytes = Vec::new();
+        for _ in 0..100 {
+            // Not this pod's address: refused at once.
+            let request = ConnectRequest::new("10.8.8.8:1".parse().unwrap());
+            let stream = h2.open(&request).unwrap();
+            bytes.append(h2.output());
+            h2.reset(stream, ErrorCode::CANCEL);
+            h2.output().clear();
+        }
+        peer.say(&mut pair, &bytes);
+    }
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 0);
+}
+
+#[test]
 fn a_peer_that_says_nothing_after_tls_is_closed_with_the_handshakes_deadline() {
     let mut pair = Pair::started(5, |_| {});
     let peer = Peer::connect(&mut pair);
