@@ -4,7 +4,9 @@
 #[cfg(test)]
 mod tests;
 
-use crate::model::cluster::{Balance, Cluster, Endpoint, Endpoints, Health, Limits, Outlier};
+use crate::model::cluster::{
+    Balance, Cluster, Discovery, Endpoint, Endpoints, Health, Limits, Outlier,
+};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -20,6 +22,8 @@ pub struct Live {
     pub overprovisioning: u32,
     /// Counters; they outlive pushes.
     pub counters: Arc<Counters>,
+    /// EDS has not told its endpoints yet.
+    pub warming: bool,
 }
 
 /// What the limits look at.
@@ -127,7 +131,9 @@ impl Live {
                     state,
                 })
             });
+        let owed = endpoints.is_none() && matches!(config.discovery, Discovery::Eds(_));
         Self {
+            warming: owed && before.is_none_or(|live| live.warming),
             hosts: Arc::new(hosts.collect()),
             overprovisioning: endpoints.map_or(140, |list| list.overprovisioning),
             counters: before.map(|live| live.counters.clone()).unwrap_or_default(),

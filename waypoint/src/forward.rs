@@ -61,6 +61,7 @@ pub async fn forward(
     ) else {
         return answer(exchange.record, &Reason::Overflow, config);
     };
+    let live = proxy.warmed(live).await;
     let timeout = time_limit(&exchange, forward);
     change_request(&mut exchange, chosen, forward, target, timeout);
     exchange.record.request = exchange.head.headers.clone();

@@ -1,6 +1,7 @@
 //! What the parts of the data path share: the configuration in force, upstream connections, reports.
 //! Made by `app`, passed by reference to `listener`, `request` and `tcp`.
 
+use crate::cluster::Live;
 use crate::report::Reporter;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
@@ -53,5 +54,25 @@ impl Proxy {
     /// Time since the start.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The cluster once its first endpoints are there: routes to it may come before them. Not for longer than a
+    /// connection to it may take.
+    pub async fn warmed(&self, live: Arc<Live>) -> Arc<Live> {
+        if !live.warming {
+            return live;
+        }
+        let mut changes = self.changes.clone();
+        let wait = async {
+            loop {
+                let now = self.snapshot.load().cluster(&live.config.name).cloned()?;
+                if !now.warming {
+                    return Some(now);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        let warm = tokio::time::timeout(live.config.connect_timeout, wait).await;
+        warm.ok().flatten().unwrap_or(live)
     }
 }

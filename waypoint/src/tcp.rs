@@ -102,6 +102,7 @@ async fn connect(proxy: &Proxy, config: &TcpChain, record: &mut TcpRecord) -> Op
         record.flags = "UO";
         return None;
     };
+    let live = proxy.warmed(live).await;
     let original = record.tunnel.destination();
     let host = match live.config.discovery {
         Discovery::Passthrough => None,
