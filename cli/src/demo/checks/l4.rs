@@ -25,6 +25,8 @@ spec:
   action: ALLOW
   rules: [{from: [{source: {principals: [cluster.local/ns/demo/sa/client]}}]}]
 ";
+/// What the log says of a refusal that a policy decided, and not, say, a dial that failed.
+const BY_POLICY: &str = "policy rejection";
 /// Longest time until a change of manifests shows.
 const EFFECT: Duration = Duration::from_secs(10);
 
@@ -44,7 +46,12 @@ pub fn deny(mesh: &mut Mesh) -> Result<String> {
         "ratings reached echo, which no policy allows"
     );
     let node = plan::the("echo").on().name;
-    let line = said(mesh, node, &["ns/demo/sa/ratings", "inbound"], EFFECT)?;
+    let line = said(
+        mesh,
+        node,
+        &["ns/demo/sa/ratings", "inbound", BY_POLICY],
+        EFFECT,
+    )?;
     Ok(format!("ratings -> echo refused: {}", reason(&line)))
 }
 
@@ -57,7 +64,12 @@ pub fn outsider(mesh: &mut Mesh) -> Result<String> {
         "the outsider reached echo, which no policy allows"
     );
     let source = plan::the("outsider").address.to_string();
-    let line = said(mesh, echo.on().name, &[&source, "inbound"], EFFECT)?;
+    let line = said(
+        mesh,
+        echo.on().name,
+        &[&source, "inbound", BY_POLICY],
+        EFFECT,
+    )?;
     Ok(format!(
         "outsider -> echo refused, it has no identity: {}",
         reason(&line)
