@@ -13,6 +13,8 @@ mod pair;
 mod peer;
 #[path = "foreign/plan.rs"]
 mod plan;
+#[path = "foreign/resources.rs"]
+mod resources;
 #[path = "foreign/traffic.rs"]
 mod traffic;
 #[path = "foreign/tunnel.rs"]
@@ -30,5 +32,9 @@ fn main() -> ExitCode {
         Case::new("envoy_to_our_ztunnel", pair::envoy_to_ztunnel),
         Case::new("two_of_our_ztunnels_by_upstreams_interface", peer::ours),
         Case::new("our_ztunnel_and_the_peer_both_ways", peer::given),
+        Case::new(
+            "envoy_loads_our_control_planes_resources",
+            resources::validated,
+        ),
     ])
 }
