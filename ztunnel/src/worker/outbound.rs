@@ -180,18 +180,11 @@ impl<I: Io> Worker<I> {
             .get(&pool)
             .and_then(|tunnels| tunnels.iter().find(usable))
             .copied();
-        let tunnel = match found {
-            Some(tunnel) => tunnel,
-            None => self.dial_tunnel(pool, io),
+        let Some(tunnel) = found else {
+            return self.dial_tunnel(pool, key, io);
         };
         let Some(tunnel_state) = self.tunnels.get_mut(tunnel) else {
-            // The dial failed at once, before anybody could wait for it.
-            return self.end_link(
-                key,
-                Reason::DialFailed,
-                Some("the next hop cannot be dialled".to_owned()),
-                io,
-            );
+            return;
         };
         if tunnel_state.phase == tunnel::Phase::Open {
             return self.open_stream(key, tunnel);

@@ -10,6 +10,7 @@ use sys::socket::unmapped;
 
 use super::api::{Ask, Notice, Reason};
 use super::io::{Io, Kind, Ready, Token};
+use super::link;
 use super::slots::Key;
 use super::state::Worker;
 use super::tls::Tls;
@@ -38,21 +39,26 @@ impl<I: Io> Worker<I> {
         self.try_certificate(key, io);
     }
 
-    /// Begins a tunnel that links will wait for.
-    pub(super) fn dial_tunnel(&mut self, pool: PoolKey, io: &mut I) -> Key {
+    /// Begins a tunnel that this link waits for, and others may.
+    pub(super) fn dial_tunnel(&mut self, pool: PoolKey, link: Key, io: &mut I) {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let tunnel = Tunnel::new(
+        let mut tunnel = Tunnel::new(
             pool.pod,
             Role::Client(pool.clone()),
             nowhere,
             pool.next_hop,
             self.now,
         );
+        // Before the dial: one that fails at once tells those who wait why.
+        tunnel.waiting.push(link);
         let key = self.tunnels.insert(tunnel);
+        if let Some(link) = self.links.get_mut(link) {
+            link.phase = link::Phase::Tunnel;
+            link.far = link::Far::Waiting(key);
+        }
         self.pool.entry(pool).or_default().push(key);
         self.set_tunnel_alarm(key, self.now + self.settings.deadlines.certificate);
         self.try_certificate(key, io);
-        key
     }
 
     /// Goes on if the pod's workload and certificate are here, else waits for them.

@@ -456,6 +456,19 @@ fn a_peer_with_another_identity_than_expected_gets_no_byte() {
 }
 
 #[test]
+fn a_dial_that_fails_at_once_says_why() {
+    let mut pair = pair();
+    let hop = SocketAddr::new(super::mesh::address(SERVER), 15008);
+    pair.net.borrow_mut().unreachable.insert(hop);
+    let client = pair.call_server();
+    pair.settle();
+    assert!(pair.net.borrow().was_reset(client));
+    assert_eq!(pair.reasons(), [Reason::DialFailed]);
+    assert!(pair.details().contains("unreachable"), "{}", pair.details());
+    assert_eq!(pair.workers[CLIENT].tunnels.len(), 0);
+}
+
+#[test]
 fn a_next_hop_that_never_answers_times_out() {
     let mut pair = pair();
     pair.net

@@ -61,6 +61,8 @@ pub(super) struct Net {
     events: HashMap<usize, Vec<Ready>>,
     /// Destinations where nobody answers.
     pub(super) silent: HashSet<SocketAddr>,
+    /// Destinations to which there is no way: a dial fails at once.
+    pub(super) unreachable: HashSet<SocketAddr>,
     /// Capacity of each socket's send buffer; 0 = 64 KiB.
     pub(super) send_buffer: usize,
     ports: u16,
@@ -118,6 +120,9 @@ impl Net {
         to: SocketAddr,
         original: Option<SocketAddr>,
     ) -> io::Result<Sock> {
+        if self.unreachable.contains(&to) {
+            return Err(io::ErrorKind::NetworkUnreachable.into());
+        }
         self.ports += 1;
         let local = SocketAddr::new(from, 20_000 + self.ports);
         let id = self.ends.len();
