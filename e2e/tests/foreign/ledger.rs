@@ -16,6 +16,7 @@ pub type Direction = (u64, bool);
 pub struct Ledger {
     sent: RefCell<BTreeMap<Direction, [u8; 32]>>,
     received: RefCell<BTreeMap<Direction, [u8; 32]>>,
+    calls: Cell<usize>,
     bytes: Cell<u64>,
     moves: Cell<u64>,
     faults: RefCell<Vec<String>>,
@@ -23,6 +24,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// A tunnel has come out at the far end.
+    pub fn called(&self) {
+        self.calls.set(self.calls.get() + 1);
+    }
+
+    /// Tunnels that have come out at the far end.
+    pub fn calls(&self) -> usize {
+        self.calls.get()
+    }
+
     /// Bytes that arrived; they prove that the traffic has not stalled.
     pub fn arrived(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() + bytes as u64);

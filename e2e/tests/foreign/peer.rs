@@ -93,8 +93,8 @@ fn both_ways(mesh: &Mesh, near: Pod, far: Pod, vips: [IpAddr; 2]) -> Result<Outc
         );
         Ok((there, here, figures))
     })?;
-    reported(&mesh.nodes[0], "\"outbound\"", there)?;
-    reported(&mesh.nodes[0], "\"inbound\"", here)?;
+    reported(&mesh.nodes[0], "\"outbound\"", there.tunnels, there)?;
+    reported(&mesh.nodes[0], "\"inbound\"", here.arrived, here)?;
     refused(mesh, &near, &far, "ours to peer")?;
     refused(mesh, &far, &near, "peer to ours")?;
     Ok(Outcome::Passed(figures))

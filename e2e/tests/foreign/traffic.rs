@@ -52,6 +52,8 @@ pub struct Count {
     pub tunnels: usize,
     /// Those of them that one of the ends aborted.
     pub aborted: usize,
+    /// Tunnels that came out at the far end: all but some that the near end aborted at once.
+    pub arrived: usize,
 }
 
 impl fmt::Display for Count {
@@ -243,6 +245,7 @@ where
         }
     }
     ledger.complete(2 * (count.tunnels - count.aborted)).await;
+    count.arrived = ledger.calls();
     Ok(count)
 }
 
@@ -256,6 +259,7 @@ async fn stalled(ledger: &Ledger) {
 
 /// The far end of one tunnel; what goes wrong is told to the ledger.
 pub async fn far<T: Tunnel>(mut tunnel: T, ledger: Rc<Ledger>) {
+    ledger.called();
     let mut head = [0; HEAD];
     if tunnel.read_exact(&mut head).await.is_err() {
         // An abort has overtaken the first bytes; if it was none, the near end fails.
