@@ -188,6 +188,10 @@ impl<I: Io> Worker<I> {
         tunnel.readable |= event.readable || event.ended;
         tunnel.ended |= event.ended;
         tunnel.blocked &= !event.writable;
+        if event.error && tunnel.phase == Phase::Open {
+            tunnel.failed();
+            return self.queue_tunnel(key);
+        }
         let Some(socket) = &tunnel.socket else { return };
         let fault = if event.error {
             io.take_error(socket)

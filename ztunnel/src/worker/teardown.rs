@@ -113,7 +113,7 @@ impl<I: Io> Worker<I> {
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
-        if tunnel.backlog.is_empty() {
+        if tunnel.broken || tunnel.backlog.is_empty() {
             return self.drop_tunnel(key, io);
         }
         tunnel.phase = Phase::Closing;

@@ -45,6 +45,8 @@ pub(super) struct Tunnel<S> {
     pub(super) ended: bool,
     /// The last write would have blocked.
     pub(super) blocked: bool,
+    /// The socket has failed: nothing is sent any more, but what arrived before is read to its end.
+    pub(super) broken: bool,
     /// Stands in the worker's list.
     pub(super) queued: bool,
     /// The peer takes no new streams, or we want none.
@@ -160,6 +162,7 @@ impl<S> Tunnel<S> {
             readable: false,
             ended: false,
             blocked: false,
+            broken: false,
             queued: false,
             going_away: false,
             ready: VecDeque::new(),
@@ -197,7 +200,7 @@ impl<S> Tunnel<S> {
         let room = buffers.rx.len() - start;
         let n = match io.read(socket, &mut buffers.rx[start..]) {
             Ok(n) => n,
-            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock && !self.broken => {
                 self.readable = false;
                 return Ok(false);
             }
@@ -275,9 +278,24 @@ impl<S> Tunnel<S> {
         Key::from_bits(found.unwrap_or(0))
     }
 
+    /// The open tunnel's socket has failed. A peer that closes while our credit is on its way makes that a reset, behind
+    /// bytes that it has sent in order: they are read first, and the read behind them tells the end.
+    pub(super) fn failed(&mut self) {
+        (self.broken, self.readable, self.ended) = (true, true, true);
+        self.backlog = Outgoing::default();
+    }
+
+    fn write_failed(&mut self, fault: &io::Error) -> Result<(), Loss> {
+        if self.phase != Phase::Open {
+            return Err(Loss::new(Reason::TunnelLost, format!("write: {fault}")));
+        }
+        self.failed();
+        Ok(())
+    }
+
     /// Sends what is sealed already. True: nothing is left.
     pub(super) fn flush(&mut self, io: &mut impl Io<Socket = S>) -> Result<bool, Loss> {
-        let Some(socket) = &self.socket else {
+        let Some(socket) = self.socket.as_ref().filter(|_| !self.broken) else {
             return Ok(false);
         };
         while !self.backlog.is_empty() {
@@ -291,7 +309,7 @@ impl<S> Tunnel<S> {
                     self.blocked = n < wanted;
                 }
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
-                Err(fault) => return Err(Loss::new(Reason::TunnelLost, format!("write: {fault}"))),
+                Err(fault) => return self.write_failed(&fault).map(|()| false),
             }
         }
         if self.backlog.capacity() > 0 {
@@ -324,7 +342,10 @@ impl<S> Tunnel<S> {
         match io.write(socket, sealed.pending()) {
             Ok(n) => sealed.sent(n),
             Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
-            Err(fault) => return Err(Loss::new(Reason::TunnelLost, format!("write: {fault}"))),
+            Err(fault) => {
+                sealed.clear();
+                return self.write_failed(&fault);
+            }
         }
         if sealed.is_empty() {
             return Ok(());

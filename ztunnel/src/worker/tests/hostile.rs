@@ -158,6 +158,30 @@ fn requests_that_are_reset_at_once_leave_nothing_behind() {
 }
 
 #[test]
+fn what_arrived_before_the_reset_of_a_tunnel_is_delivered() {
+    // Upstream closes a tunnel that it needs no more; our credit, which it has not read, makes that a reset.
+    let mut pair = Pair::started(5, |_| {});
+    let mut peer = Peer::connect(&mut pair);
+    let (_, start) = good_start(1);
+    peer.say(&mut pair, &start);
+    let app = pair.accept().unwrap();
+    pair.net.borrow_mut().end(app);
+    pair.settle();
+    let payload = [7; 10_000];
+    let mut data = vec![0, 0x27, 0x10, 0, 1, 0, 0, 0, 1];
+    data.extend_from_slice(&payload);
+    peer.tls.seal(&data, &mut peer.out).unwrap();
+    pair.write(peer.sock, peer.out.pending());
+    pair.net.borrow_mut().carry(peer.sock.0, usize::MAX);
+    pair.net.borrow_mut().close(peer.sock, true);
+    pair.settle();
+    let (came, ended) = pair.read(app);
+    assert!(came == payload && ended, "{} bytes, {ended}", came.len());
+    assert!(!pair.net.borrow().was_reset(app));
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 0);
+}
+
+#[test]
 fn a_peer_that_asks_for_ever_and_reads_no_answer_is_closed() {
     let mut pair = Pair::started(5, |_| {});
     let mut peer = Peer::connect(&mut pair);

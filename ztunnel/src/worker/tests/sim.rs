@@ -269,11 +269,11 @@ impl Net {
     pub(super) fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
         let end = &mut self.ends[sock.0];
         assert!(!end.closed, "read of a closed socket");
-        if end.reset {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
         if end.inbox.is_empty() {
-            return if end.fin_in {
+            // As in Linux, a reset comes behind what has arrived before it.
+            return if end.reset {
+                Err(io::ErrorKind::ConnectionReset.into())
+            } else if end.fin_in {
                 Ok(0)
             } else {
                 Err(io::ErrorKind::WouldBlock.into())
