@@ -14,6 +14,7 @@ help:
 	@echo "make test    everything a change must pass: make check, unit and property tests, real processes in namespaces"
 	@echo "make e2e     against foreign parts: the h2 crate, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path)"
 	@echo "make check   formatting, lints, docs, licences, directions between crates, sizes"
+	@echo "make docs    docs/configuration.md anew, from the settings that the binaries read"
 	@echo "make quick-figure   CPU per GB and per message of two ztunnels against two plain relays, in one run"
 	@echo "make build   release binaries into $(BIN)"
 

@@ -61,6 +61,7 @@ pub async fn run(
         turn: Arc::default(),
     };
     let members = Arc::new(members);
+    announce(&members.config);
     spawn_parts(&members, listing, &shutdown, cni_socket);
     let fatal = shutdown.clone();
     shutdown.spawn_aside(async move {
@@ -70,6 +71,19 @@ pub async fn run(
     });
     runtime::shutdown::run_to_end(&shutdown, &Readiness::clone(&readiness), DRAIN).await;
     Ok(())
+}
+
+fn announce(config: &Config) {
+    tracing::info!(
+        node = config.node_name,
+        agent_socket = %config.agent_socket.display(),
+        zds_socket = %config.zds_socket.display(),
+        "serving"
+    );
+    if let Err(error) = std::fs::read_dir(&config.manifests) {
+        let path = config.manifests.display();
+        tracing::warn!("MANIFESTS: cannot read directory {path}: {error}; waiting for it");
+    }
 }
 
 /// Requests of the CNI binary that are under way when we are stopped may end.

@@ -319,3 +319,27 @@ async fn wrong_settings_are_named_together() {
         assert!(text.contains(name), "{text}");
     }
 }
+
+#[test]
+fn a_person_who_calls_the_binaries_is_told_what_they_are() {
+    use std::process::Command;
+    let agent = env!("CARGO_BIN_EXE_cni-agent");
+    let plugin = env!("CARGO_BIN_EXE_causeway-cni");
+    let answer = |binary: &str, argument: &str| {
+        let out = Command::new(binary).arg(argument).output().unwrap();
+        let text = [out.stdout, out.stderr].concat();
+        (out.status.code(), String::from_utf8(text).unwrap())
+    };
+    for (binary, argument, code, expected) in [
+        (agent, "--help", 0, "usage: cni-agent"),
+        (agent, "--settings", 0, "| `NODE_NAME` |"),
+        (agent, "--version", 0, "cni-agent 0."),
+        (agent, "--hlep", 2, "unknown argument \"--hlep\""),
+        (plugin, "--help", 0, "usage: causeway-cni"),
+        (plugin, "--version", 0, "causeway-cni 0."),
+    ] {
+        let (got, text) = answer(binary, argument);
+        assert_eq!(got, Some(code), "{binary} {argument}: {text}");
+        assert!(text.contains(expected), "{binary} {argument}: {text}");
+    }
+}

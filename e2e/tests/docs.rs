@@ -22,22 +22,10 @@ fn rows_of(read: impl Fn(&mut Settings<'_>)) -> Vec<Setting> {
     settings.rows().to_vec()
 }
 
-fn waypoint_rows() -> Vec<Setting> {
-    let required = [
-        ("POD_NAMESPACE", "ns"),
-        ("SERVICE_ACCOUNT", "sa"),
-        ("POD_NAME", "pod"),
-    ];
-    let pairs = required.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let (_, rows) = waypoint::settings::read(Settings::from_pairs(pairs))
-        .expect("the required settings are set");
-    rows
-}
-
 fn page() -> String {
     let parts = [
         ("ztunnel", ztunnel::config::Config::documentation()),
-        ("waypoint", waypoint_rows()),
+        ("waypoint", waypoint::settings::documentation()),
         (
             "control-plane",
             rows_of(|s| {
@@ -61,7 +49,7 @@ fn page() -> String {
          | key | default | meaning |\n|---|---|---|\n\
          | `agentSocket` | `{}` | where the node's agent listens (its `AGENT_SOCKET`) |\n\
          | `excludeNamespaces` | – | pods of these namespaces start also when no agent answers |\n\
-         | `timeoutSeconds` | – | longest wait for the agent's answer |\n",
+         | `timeoutSeconds` | `30` | longest wait for the agent's answer |\n",
         cni_plugin::spec::AGENT_SOCKET
     ));
     page

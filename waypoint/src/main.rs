@@ -15,6 +15,7 @@ waypoint: the L7 proxy of an ambient mesh
 
 usage: waypoint [proxy [waypoint]] [ignored arguments]   run the proxy (the default)
        waypoint version                                  print what this build is
+       waypoint settings                                 print all settings as a table
        waypoint help                                     print this
 
 Settings come from the environment; docs/configuration.md lists them.
@@ -26,7 +27,10 @@ fn main() -> ExitCode {
         .unwrap_or_else(|| "proxy".to_owned());
     match command.as_str() {
         "proxy" => proxy().into(),
-        "version" => print(concat!("waypoint ", env!("CARGO_PKG_VERSION"), "\n")),
+        "version" | "--version" | "-V" => {
+            print(concat!("waypoint ", env!("CARGO_PKG_VERSION"), "\n"))
+        }
+        "settings" | "--settings" => print(&runtime::settings::table(&settings::documentation())),
         "help" | "--help" | "-h" => print(HELP),
         other => {
             complain(&format!("unknown command {other:?}\n\n{HELP}"));

@@ -82,6 +82,7 @@ pub fn read(mut s: Settings<'_>) -> Result<(Waypoint, Vec<Setting>), Faults> {
     let xds = grpc(
         &mut s,
         &cluster,
+        "the control plane",
         (
             "XDS_ADDRESS",
             "XDS_ROOT_CA",
@@ -98,6 +99,7 @@ pub fn read(mut s: Settings<'_>) -> Result<(Waypoint, Vec<Setting>), Faults> {
     let ca = grpc(
         &mut s,
         &cluster,
+        "the certificate authority",
         ("CA_ADDRESS", "CA_ROOT_CA", "ALT_CA_HOSTNAME", "CA_HEADER_"),
         &ca_default,
     );
@@ -132,6 +134,15 @@ pub fn read(mut s: Settings<'_>) -> Result<(Waypoint, Vec<Setting>), Faults> {
     };
     let rows = s.finish()?;
     Ok((waypoint, rows))
+}
+
+/// All settings, for people: as docs/configuration.md shows them.
+#[must_use]
+pub fn documentation() -> Vec<Setting> {
+    let required = ["POD_NAMESPACE", "SERVICE_ACCOUNT", "POD_NAME"];
+    let pairs = required.map(|name| (name.to_owned(), "x".to_owned()));
+    let (_, rows) = read(Settings::from_pairs(pairs)).expect("all that is required is set");
+    rows
 }
 
 fn listening(s: &mut Settings<'_>) -> Listening {
@@ -195,12 +206,15 @@ fn own(s: &mut Settings<'_>) -> Own {
         "DNS domain of the cluster.",
     );
     let identity = Identity::new(&trust_domain, &namespace, &account).unwrap_or_else(|_| {
-        let value = format!("{trust_domain}, {namespace}, {account}");
-        s.fault(
-            "SERVICE_ACCOUNT",
-            Some(value),
-            "trust domain, namespace and service account of a SPIFFE identity",
-        );
+        // What is missing was reported by its own name already.
+        if !namespace.is_empty() && !account.is_empty() {
+            let value = format!("{trust_domain}, {namespace}, {account}");
+            s.fault(
+                "SERVICE_ACCOUNT",
+                Some(value),
+                "trust domain, namespace and service account of a SPIFFE identity",
+            );
+        }
         Identity::new("cluster.local", "invalid", "invalid").expect("a valid identity")
     });
     let metadata = s.prefixed(
@@ -263,20 +277,26 @@ fn discovery_address(s: &mut Settings<'_>) -> String {
 
 type Names = (&'static str, &'static str, &'static str, &'static str);
 
-fn grpc(s: &mut Settings<'_>, cluster: &str, names: Names, default: &str) -> GrpcConfig {
+fn grpc(
+    s: &mut Settings<'_>,
+    cluster: &str,
+    what: &str,
+    names: Names,
+    default: &str,
+) -> GrpcConfig {
     let (address, root, alt, headers) = names;
-    let address = s.string(address, default, "Address; without a scheme, https.");
+    let meaning = format!("Address of {what}; without a scheme, https.");
+    let address = s.string(address, default, &meaning);
     let address = if address.contains("://") {
         address
     } else {
         format!("https://{address}")
     };
-    let root = RootSource::parse(&s.string(
-        root,
-        ROOT,
-        "What its certificate must chain to: a file, `SYSTEM`, or PEM.",
-    ));
-    let alt_hostname = s.optional(alt, "A second name that its certificate may carry.");
+    let meaning =
+        format!("What the certificate of {what} must chain to: a file, `SYSTEM`, or PEM.");
+    let root = RootSource::parse(&s.string(root, ROOT, &meaning));
+    let meaning = format!("A second name that the certificate of {what} may carry.");
+    let alt_hostname = s.optional(alt, &meaning);
     let token = s.optional(
         "AUTH_TOKEN",
         "Token: a file (read again for each request) or the token itself.",
@@ -353,7 +373,14 @@ mod tests {
             "SERVICE_ACCOUNT",
             "POD_NAME",
         ] {
-            assert!(faults.contains(name), "{faults}");
+            let lines = faults
+                .lines()
+                .map(|line| line.trim().split([' ', '=']).next());
+            assert_eq!(
+                lines.filter(|word| *word == Some(name)).count(),
+                1,
+                "{faults}"
+            );
         }
     }
 

@@ -31,8 +31,8 @@ fn main() -> ExitCode {
         .unwrap_or_else(|| "proxy".to_owned());
     match command.as_str() {
         "proxy" => proxy().into(),
-        "version" => print(&format!("{}\n", dump::version())),
-        "settings" => print(&runtime::settings::table(&Config::documentation())),
+        "version" | "--version" | "-V" => print(&format!("{}\n", dump::version())),
+        "settings" | "--settings" => print(&runtime::settings::table(&Config::documentation())),
         "help" | "--help" | "-h" => print(HELP),
         other => {
             complain(&format!("unknown command {other:?}\n\n{HELP}"));

@@ -144,13 +144,14 @@ impl Mesh {
     pub fn summary(&self) -> String {
         format!(
             "The demo stays up until Ctrl-C. Try in another terminal:\n  \
-             causeway demo exec client -- curl -s http://{reviews}:9080/\n  \
-             causeway demo exec client -- curl -s -H 'x-user: tester' http://{reviews}:9080/\n  \
-             causeway demo exec client -- curl -s -X DELETE http://{reviews}:9080/\n  \
-             causeway demo exec node2 -- curl -s http://localhost:15000/config_dump\n  \
-             causeway demo exec hub -- curl -s http://localhost:15014/status\n  \
+             {causeway} demo exec client -- curl -s http://{reviews}:9080/\n  \
+             {causeway} demo exec client -- curl -s -H 'x-user: tester' http://{reviews}:9080/\n  \
+             {causeway} demo exec client -- curl -s -X DELETE http://{reviews}:9080/\n  \
+             {causeway} demo exec node2 -- curl -s http://localhost:15000/config_dump\n  \
+             {causeway} demo exec hub -- curl -s http://localhost:15014/status\n  \
              edit a file in {manifests} and watch it take effect\n  \
              logs: {logs}",
+            causeway = self.binaries.join("causeway").display(),
             reviews = vip::REVIEWS,
             manifests = self.paths.manifests().display(),
             logs = self.paths.root().join("log").display(),

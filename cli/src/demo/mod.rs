@@ -43,7 +43,7 @@ enum Verb {
         /// The pod; or node1, node2 (admin pages of their ztunnel), hub (of the control plane).
         place: String,
         /// The command and its arguments.
-        #[arg(last = true, required = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
     /// An application inside a demo pod; the demo starts these itself.
@@ -124,6 +124,9 @@ fn exec(place: &str, command: &[String]) -> Result<ExitCode> {
     };
     if !net::path(&netns).exists() {
         bail!("no demo runs: start one with `make demo` in another terminal");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("not root: entering a network namespace needs it; run again as root");
     }
     let status = Command::new("ip")
         .args(["netns", "exec", &netns])

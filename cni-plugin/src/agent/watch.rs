@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use objects::{Change, Event, Key, Kind, Namespace, Object, Pod, Source};
+use objects::{Change, Event, Fault, Key, Kind, Namespace, Object, Pod, Severity, Source};
 use runtime::readiness::Pending;
 use tokio::sync::watch;
 
@@ -23,6 +23,8 @@ struct View {
     /// By namespace and name.
     pods: BTreeMap<(String, String), Arc<Pod>>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// What could not be taken, as last reported.
+    faults: Arc<[Fault]>,
 }
 
 /// What is known of a pod.
@@ -94,6 +96,7 @@ impl World {
             Event::Snapshot { objects, faults } => {
                 *view = View {
                     listed: true,
+                    faults: Arc::clone(&view.faults),
                     ..View::default()
                 };
                 objects.into_iter().for_each(|object| view.upsert(object));
@@ -109,9 +112,16 @@ impl World {
                 faults
             }
         };
+        let before = std::mem::replace(&mut view.faults, Arc::clone(&faults));
         drop(view);
-        for fault in faults.iter() {
-            tracing::debug!(?fault, "an object was not taken");
+        // What other kinds have is the control plane's to report.
+        let ours = |fault: &&Fault| {
+            let key = fault.key.as_ref();
+            key.is_none_or(|key| matches!(key.kind, Kind::Pod | Kind::Namespace))
+        };
+        let new = faults.iter().filter(|fault| !before.contains(fault));
+        for fault in new.filter(ours).filter(|f| f.severity == Severity::Error) {
+            tracing::warn!("not taken: {fault}");
         }
         self.version.send_modify(|version| *version += 1);
     }

@@ -7,9 +7,35 @@ use runtime::exit::Exit;
 use runtime::metrics::Registry;
 use runtime::{Readiness, Settings, Shutdown};
 
+const HELP: &str = "\
+cni-agent: the node agent of an ambient mesh: decides which pods are in it, and captures their traffic
+
+usage: cni-agent              run the agent
+       cni-agent --settings   print all settings as a table
+       cni-agent --version    print what this build is
+       cni-agent --help       print this
+
+Settings come from the environment; docs/configuration.md lists them.
+";
+
 fn main() -> ExitCode {
     let mut settings = Settings::from_process();
     let config = Config::read(&mut settings);
+    match std::env::args().nth(1).as_deref() {
+        None => run(settings, config),
+        Some("--settings" | "settings") => print(&runtime::settings::table(settings.rows())),
+        Some("--version" | "-V" | "version") => {
+            print(concat!("cni-agent ", env!("CARGO_PKG_VERSION"), "\n"))
+        }
+        Some("--help" | "-h" | "help") => print(HELP),
+        Some(other) => fail(
+            Exit::BadSettings,
+            &format!("unknown argument {other:?}\n\n{HELP}"),
+        ),
+    }
+}
+
+fn run(settings: Settings<'_>, config: Config) -> ExitCode {
     if let Err(faults) = settings.finish() {
         return fail(Exit::BadSettings, &faults.to_string());
     }
@@ -41,6 +67,13 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Clean.into(),
         Err((exit, error)) => fail(exit, &format!("{error:#}")),
     }
+}
+
+fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    // A closed pipe is the reader's choice.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Clean.into()
 }
 
 fn fail(exit: Exit, text: &str) -> ExitCode {

@@ -9,7 +9,29 @@ use cni_plugin::spec::{Attachment, CniError, Code, Conf, PodRef, Verb, parse, ve
 use serde_json::Value;
 use sys::Netns;
 
+const HELP: &str = "\
+causeway-cni: the CNI plugin of an ambient mesh; a container runtime calls it, with CNI_COMMAND and
+other variables in the environment and the network configuration on stdin
+
+usage: causeway-cni             answer such a call
+       causeway-cni --version   print what this build is
+       causeway-cni --help      print this
+
+docs/configuration.md lists the keys of its entry in the network configuration.
+";
+
 fn main() -> ExitCode {
+    // A runtime gives no arguments; a person who gives one would else wait for stdin.
+    let text = match std::env::args().nth(1).as_deref() {
+        None => return answer_call(),
+        Some("--version" | "-V") => concat!("causeway-cni ", env!("CARGO_PKG_VERSION"), "\n"),
+        Some(_) => HELP,
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn answer_call() -> ExitCode {
     let mut stdin = Vec::new();
     let read = std::io::stdin().read_to_end(&mut stdin);
     let env = |name: &str| std::env::var(name).ok();

@@ -164,11 +164,12 @@ fn envelope(mut value: Value, parsed: &mut Parsed, depth: usize) {
     match Kind::find(group, &kind) {
         Some(kind) => object(kind, value, parsed),
         None if MESH_GROUPS.contains(&group) => {
-            let name = value
-                .pointer("/metadata/name")
-                .and_then(Value::as_str)
-                .unwrap_or("?");
-            let why = format!("{kind} {name}: this kind is not supported and has no effect");
+            let text = |path| value.pointer(path).and_then(Value::as_str);
+            let name = text("/metadata/name").unwrap_or("?");
+            let namespace =
+                text("/metadata/namespace").map_or_else(String::new, |n| format!("{n}/"));
+            let why =
+                format!("{kind} {namespace}{name}: this kind is not supported and has no effect");
             parsed.warnings.push(Fault::warning(None, "", why));
         }
         None => {}

@@ -120,6 +120,7 @@ impl Xds {
                 alt: "ALT_XDS_HOSTNAME",
                 headers: "XDS_HEADER_",
                 what: "the control plane",
+                empty: " Empty = none.",
             },
         );
         Self {
@@ -140,6 +141,7 @@ impl Ca {
                 alt: "ALT_CA_HOSTNAME",
                 headers: "CA_HEADER_",
                 what: "the certificate authority",
+                empty: "",
             },
         );
         let day = Duration::from_secs(24 * 3600);
@@ -172,6 +174,8 @@ struct Names {
     alt: &'static str,
     headers: &'static str,
     what: &'static str,
+    /// What an empty address means.
+    empty: &'static str,
 }
 
 /// Relative to the working directory, which is `/` in the image.
@@ -191,8 +195,8 @@ fn grpc(s: &mut Settings<'_>, own: &Own, names: &Names) -> GrpcConfig {
         ON_HOST
     };
     let meaning = format!(
-        "Address of {}; without a scheme, https. Empty = none.",
-        names.what
+        "Address of {}; without a scheme, https.{}",
+        names.what, names.empty
     );
     let address = s.string(names.address, default, &meaning);
     let address = match address.contains("://") || address.is_empty() {

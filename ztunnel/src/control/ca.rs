@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context as _;
 use identity::ca::CaClient;
 use identity::store::{Change, Driver, Priority};
 use identity::{Identity, Store};
@@ -37,7 +38,8 @@ pub struct Tasks {
 /// # Errors
 /// When the address or a header cannot be used.
 pub fn certificates(config: Ca) -> anyhow::Result<(Certificates, Tasks)> {
-    let client = CaClient::new(identity::grpc::channel(config.grpc)?, config.request);
+    let channel = identity::grpc::channel(config.grpc).context("CA_ADDRESS")?;
+    let client = CaClient::new(channel, config.request);
     let (report, changes) = mpsc::unbounded_channel();
     // The queue holds at most one entry for each attempt, and attempts are few and backed off.
     let tell = move |change| drop(report.send(change));
