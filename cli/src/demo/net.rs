@@ -15,7 +15,7 @@ use super::plan::{self, HUB, NODES, Node, Pod};
 pub fn build_nodes() -> Result<()> {
     let hub = plan::hub_netns();
     add_netns(&hub)?;
-    inside(&hub, "link add wire type bridge")?;
+    inside(&hub, &bridge("wire"))?;
     inside(&hub, &format!("addr add {HUB}/24 dev wire"))?;
     inside(&hub, "link set wire up")?;
     for node in NODES {
@@ -28,7 +28,7 @@ pub fn build_nodes() -> Result<()> {
         inside(&hub, &format!("link set {port} master wire up"))?;
         inside(&netns, &format!("addr add {}/24 dev eth0", node.address))?;
         inside(&netns, "link set eth0 up")?;
-        inside(&netns, "link add pods type bridge")?;
+        inside(&netns, &bridge("pods"))?;
         inside(&netns, &format!("addr add {}/24 dev pods", node.gateway()))?;
         inside(&netns, "link set pods up")?;
         sysctl(&netns, "net.ipv4.ip_forward", "1")?;
@@ -47,6 +47,12 @@ pub fn build_nodes() -> Result<()> {
         inside(&node.netns(), &format!("route add default via {HUB}"))?;
     }
     Ok(())
+}
+
+/// A bridge with an address of its own: else it takes the lowest of its ports', and packets of those who know the old
+/// one are dropped when a pod comes.
+fn bridge(name: &str) -> String {
+    format!("link add {name} address 02:00:00:00:00:01 type bridge")
 }
 
 /// Makes a pod's namespace and connects it to its node, as a CNI main plugin would have.

@@ -25,6 +25,8 @@ use crate::zds::Agent;
 pub const LIMIT: Duration = Duration::from_secs(30);
 /// Namespace of all pods.
 pub const NAMESPACE: &str = "app";
+/// Of each ztunnel's log, shown when a test fails.
+const LOG_LINES: usize = 60;
 
 /// Dropped in this order: processes before the namespaces that they live in.
 pub struct Mesh {
@@ -168,5 +170,20 @@ impl Mesh {
             .filter(|node| node.ztunnel.is_some())
             .count();
         self.ads.settled(running, LIMIT)
+    }
+}
+
+/// The harness shows what a test printed only when it failed: then the ends of the ztunnels' logs tell why.
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        let logs = std::fs::read_dir(self.dir.path()).into_iter().flatten();
+        for path in logs.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                let end = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                println!("end of {}:\n{end}", path.display());
+            }
+        }
     }
 }

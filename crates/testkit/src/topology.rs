@@ -62,6 +62,10 @@ pub struct Namespace {
     name: String,
 }
 
+/// Hardware address of every bridge. One that is not set is the lowest of the ports', and changes when a port comes:
+/// packets of those who know the old one are then dropped until they ask again.
+const BRIDGE: &str = "02:00:00:00:00:01";
+
 /// The underlay that joins the nodes, and where a test's control plane lives.
 #[derive(Debug)]
 pub struct Topology {
@@ -226,7 +230,7 @@ impl Topology {
         let prefix = format!("cw{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let underlay = Namespace::create(format!("{prefix}-net"))?;
         underlay
-            .ip("link add br0 type bridge\nlink set br0 up\naddr add 172.30.0.254/24 dev br0\n")?;
+            .ip(&format!("link add br0 address {BRIDGE} type bridge\nlink set br0 up\naddr add 172.30.0.254/24 dev br0\n"))?;
         Ok(Self {
             prefix,
             underlay,
@@ -260,7 +264,7 @@ impl Topology {
         ))?;
         let mut lines = format!(
             "addr add 172.30.0.{index}/24 dev eth0\nlink set eth0 up\nroute add default via 172.30.0.254\n\
-             link add cni0 type bridge\nlink set cni0 up\naddr add 10.244.{index}.1/24 dev cni0\n\
+             link add cni0 address {BRIDGE} type bridge\nlink set cni0 up\naddr add 10.244.{index}.1/24 dev cni0\n\
              addr add fd00:244:{index}::1/64 dev cni0 nodad\naddr add fd00:30::{index}/64 dev eth0 nodad\n"
         );
         for other in (1..=8).filter(|other| *other != index) {

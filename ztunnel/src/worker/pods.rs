@@ -102,7 +102,8 @@ impl<I: Io> Worker<I> {
     }
 
     /// A certificate came: those who wait go on, new handshakes use it.
-    pub(super) fn certificate(&mut self, certificate: Arc<Certificate>, io: &mut I) {
+    pub(super) fn certificate(&mut self, certificate: Arc<Certificate>, now: Instant, io: &mut I) {
+        self.now = now;
         self.certificates
             .insert(certificate.identity().clone(), certificate);
         self.wake_certificate_waiters(io);

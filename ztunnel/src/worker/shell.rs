@@ -134,7 +134,7 @@ fn obey(worker: &mut Worker<Sockets>, inbox: &mut Inbox, now: Instant, io: &mut 
                 worker.remove_pod(&uid, io);
                 worker.notices.push(Notice::PodRemoved { uid });
             }
-            Ok(Command::Certificate(certificate)) => worker.certificate(certificate, io),
+            Ok(Command::Certificate(certificate)) => worker.certificate(certificate, now, io),
             Ok(Command::CertificateFailed { identity, why }) => {
                 worker.certificate_failed(&identity, &why, io)
             }

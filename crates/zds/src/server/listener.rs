@@ -18,7 +18,7 @@ pub struct Listener {
     fd: AsyncFd<seqpacket::Listener>,
     path: PathBuf,
     /// Held (flock) as long as we serve; the kernel releases it when the process dies.
-    _lock: File,
+    lock: File,
 }
 
 impl Listener {
@@ -63,7 +63,7 @@ impl Listener {
         Ok(Self {
             fd,
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -86,6 +86,8 @@ impl Drop for Listener {
     fn drop(&mut self) {
         // Still under the lock, so this is our own socket file.
         let _ = std::fs::remove_file(&self.path);
+        // Closing would do, were there no child between fork and exec that holds a copy.
+        let _ = self.lock.unlock();
     }
 }
 

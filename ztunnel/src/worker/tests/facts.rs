@@ -487,6 +487,26 @@ fn a_next_hop_that_never_answers_times_out() {
 }
 
 #[test]
+fn a_dial_has_its_full_time_however_late_the_certificate_came() {
+    let mut pair = Pair::new(1, |_| {});
+    for pod in [CLIENT, SERVER] {
+        pair.add_pod(pod);
+    }
+    let hop = SocketAddr::new(super::mesh::address(SERVER), 15008);
+    pair.net.borrow_mut().silent.insert(hop);
+    let client = pair.call_server();
+    pair.settle();
+    pair.pass(8 * SECOND);
+    pair.certify(CLIENT);
+    pair.pass(9 * SECOND);
+    pair.settle();
+    assert!(!pair.net.borrow().was_reset(client));
+    pair.pass(2 * SECOND);
+    pair.settle();
+    assert_eq!(pair.reasons(), [Reason::DialTimeout]);
+}
+
+#[test]
 fn an_application_that_refuses_is_a_503() {
     let mut pair = pair();
     let client = pair.call(SocketAddr::new(super::mesh::address(SERVER), 81));

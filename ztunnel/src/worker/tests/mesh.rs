@@ -158,7 +158,7 @@ impl Pair {
             &self.ca.identity("app", account(pod)),
             Duration::from_secs(3600),
         );
-        self.workers[pod].certificate(certificate, &mut self.ios[pod]);
+        self.workers[pod].certificate(certificate, self.now, &mut self.ios[pod]);
         self.busy[pod] = true;
     }
 
