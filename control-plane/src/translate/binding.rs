@@ -14,6 +14,7 @@ pub(crate) const HBONE_PORT: u16 = 15008;
 /// Label of the pods (and the Service) that serve a Gateway.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USES_WAYPOINT: &str = "metadata.labels[istio.io/use-waypoint]";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// Gateways of this class are served by our own waypoint.
@@ -212,18 +213,25 @@ pub(super) fn of_service(
     let shared = members
         .first()
         .filter(|first| members.iter().all(|pod| says(pod) == says(first)));
+    let key = Key::new(Kind::Service, namespace, name);
+    let silent = service.metadata.label(USE_WAYPOINT).is_none();
+    if shared.is_none() && silent && members.iter().any(|pod| names_one(says(pod))) {
+        let why = "the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for \
+                   the service; label the Service itself";
+        faults.push(Fault::warning(Some(key.clone()), USES_WAYPOINT, why));
+    }
     let wish = wish(
         index,
         &service.metadata,
         shared.and_then(|pod| account(pod)),
     )?;
-    bind(
-        index,
-        &wish,
-        &Key::new(Kind::Service, namespace, name),
-        Traffic::Service,
-        faults,
-    )
+    bind(index, &wish, &key, Traffic::Service, faults)
+}
+
+/// What an account says, if it has a word on waypoints at all: whether it names one.
+fn names_one(says: Option<(Option<&str>, Option<&str>)>) -> bool {
+    let name = says.and_then(|(name, _)| name);
+    name.is_some_and(|name| !matches!(name, "none" | ""))
 }
 
 /// A pod that serves a Gateway never has a waypoint itself, and is not captured by label.
@@ -271,7 +279,6 @@ fn bind(
     traffic: Traffic,
     faults: &mut Vec<Fault>,
 ) -> Option<GatewayAddress> {
-    let field = "metadata.labels[istio.io/use-waypoint]";
     let subject = format!("waypoint {}/{}", wish.namespace, wish.name);
     let Some(waypoint) = index.waypoints.get(&(wish.namespace, wish.name)) else {
         // Which traffic an absent waypoint is for is not known; the default is services, and an object that names
@@ -279,7 +286,7 @@ fn bind(
         let named = wish.explicit || traffic == Traffic::Service;
         return named.then(|| {
             let why = format!("{subject} is not there; traffic through it is refused until it is");
-            faults.push(Fault::warning(Some(object.clone()), field, why));
+            faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
             gateway_address(
                 wish.namespace,
                 index.mesh.hostname(wish.namespace, wish.name),
@@ -290,7 +297,7 @@ fn bind(
     if !waypoint.takes(traffic) {
         if wish.explicit && traffic == Traffic::Workload && !waypoint.for_services {
             let why = format!("{subject} takes no traffic to workloads; it is not used");
-            faults.push(Fault::warning(Some(object.clone()), field, why));
+            faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
         }
         return None;
     }
@@ -299,7 +306,7 @@ fn bind(
             "{subject} does not admit namespace {}; traffic through it is refused",
             object.namespace
         );
-        faults.push(Fault::warning(Some(object.clone()), field, why));
+        faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
     }
     Some(waypoint.address())
 }

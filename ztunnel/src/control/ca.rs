@@ -128,8 +128,14 @@ impl Tasks {
 async fn hand_over(workers: &Workers, store: &Store, change: Change) -> Result<(), Gone> {
     match change {
         Change::Issued(certificate) => {
-            tracing::info!(identity = %certificate.identity(), "certificate issued");
-            workers.certificate(&certificate).await
+            let identity = certificate.identity();
+            tracing::info!(%identity, "certificate issued");
+            workers.certificate(&certificate).await?;
+            // The last pod of its account may have left meanwhile, and `forget` have come to the workers first.
+            match store.current(identity) {
+                Some(_) => Ok(()),
+                None => forget(workers, std::slice::from_ref(identity)).await,
+            }
         }
         Change::Failed { identity, reason } => {
             tracing::warn!(%identity, "certificate not issued: {reason}");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hbone::headers::{ConnectRequest, ConnectResponse};
-use hbone::proto::StreamId;
+use hbone::proto::{ErrorCode, StreamId};
 use mesh::authz::{self, Decision};
 
 use super::api::{Ask, Direction, Notice, Reason, Refused};
@@ -31,6 +31,10 @@ impl<I: Io> Worker<I> {
         if tunnel.h2.as_ref().is_none_or(|h2| h2.key(stream).is_none()) {
             // Reset again within the same input: nobody waits for an answer.
             return;
+        }
+        if !self.may_accept() {
+            // Nothing was done for it, and no notice is made either: control is behind with those that there are.
+            return self.turn_away(on, stream);
         }
         let (pod, local, remote) = (tunnel.pod, tunnel.local, tunnel.remote);
         let own = self.own_workload(pod);
@@ -88,6 +92,14 @@ impl<I: Io> Worker<I> {
             link.member = member;
             link.far = Far::Stream { tunnel: on, stream };
         }
+    }
+
+    fn turn_away(&mut self, on: Key, stream: StreamId) {
+        let tunnel = self.tunnels.get_mut(on);
+        if let Some(h2) = tunnel.and_then(|tunnel| tunnel.h2.as_mut()) {
+            h2.reset(stream, ErrorCode::REFUSED_STREAM);
+        }
+        self.queue_tunnel(on);
     }
 
     fn refuse_request(

@@ -16,6 +16,8 @@ use super::state::Worker;
 
 /// Connections accepted per listener and turn: events of others must not wait behind a burst.
 const ACCEPTS: usize = 32;
+/// At most so many wait in a listener that is about to be closed (what `listen` was given).
+const BACKLOG: usize = 1024;
 /// Pause when descriptors or memory run out.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -129,7 +131,7 @@ impl<I: Io> Worker<I> {
         // What the kernel has accepted for us already would be reset by closing the listeners.
         for key in self.pods.keys(|_| true) {
             for kind in LISTENERS {
-                self.accept(Token { kind, key }, usize::MAX, io);
+                self.accept(Token { kind, key }, BACKLOG, io);
             }
             if let Some(state) = self.pods.get_mut(key) {
                 state.listeners = [None, None, None];

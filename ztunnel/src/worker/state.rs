@@ -21,7 +21,7 @@ use super::timers::Timers;
 use super::tunnel::{Act, Phase, PoolKey, Tunnel};
 
 /// Notices that may wait for control before this worker stops accepting.
-const MAX_NOTICES: usize = 65_536;
+pub(super) const MAX_NOTICES: usize = 65_536;
 /// Handshake turns per step: each costs up to half a millisecond, and bytes of others wait meanwhile.
 const HANDSHAKES: usize = 4;
 

@@ -87,10 +87,17 @@ fn a_service_account_binds_a_service_only_if_those_of_all_endpoints_say_so() {
         .replace("name: p", "name: q")
         .replace("serviceAccountName: sa", "serviceAccountName: x");
     let text = gateway("", "Same") + ACCOUNT + SERVICE + &pod("app: a", "") + &other;
+    let translation = translated(&text);
+    assert_eq!(host(service(&translation, "s").waypoint.as_ref()), None);
     assert_eq!(
-        host(service(&translated(&text), "s").waypoint.as_ref()),
-        None
+        faults(&translation),
+        [
+            "Service app/s: metadata.labels[istio.io/use-waypoint]: the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for the service; label the Service itself"
+        ]
     );
+    let none = "namespace: app, labels: {istio.io/use-waypoint: none}}";
+    let labelled = text.replace(SERVICE, &SERVICE.replace("namespace: app}", none));
+    assert_eq!(faults(&translated(&labelled)), [""; 0]);
 }
 
 #[test]

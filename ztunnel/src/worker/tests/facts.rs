@@ -20,7 +20,7 @@ fn pair() -> Pair {
 }
 
 /// A connection over which "ping" has gone and "pong" has come.
-fn connected(pair: &mut Pair) -> (Sock, Sock) {
+pub(super) fn connected(pair: &mut Pair) -> (Sock, Sock) {
     let client = pair.call_server();
     pair.write(client, b"ping");
     pair.settle();

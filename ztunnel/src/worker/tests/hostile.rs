@@ -10,8 +10,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustls::pki_types::ServerName;
 
+use super::super::api::Notice;
 use super::super::buffers::Outgoing;
+use super::super::state::MAX_NOTICES;
 use super::super::tls::{FRONT, Tls};
+use super::facts::connected;
 use super::mesh::{Pair, SERVER, address};
 use super::sim::{Sock, TEST};
 
@@ -238,4 +241,22 @@ fn an_early_end_of_the_peer_in_each_phase_leaves_nothing_behind() {
             "after {bytes} bytes"
         );
     }
+}
+
+#[test]
+fn requests_on_live_tunnels_are_turned_away_while_control_is_behind() {
+    let mut pair = Pair::started(1, |_| {});
+    let (client, server) = connected(&mut pair);
+    pair.behind = Some(SERVER);
+    let notices = (0..MAX_NOTICES).map(|_| Notice::Drained { worker: SERVER });
+    pair.workers[SERVER].notices.extend(notices);
+    let refused = pair.call_server();
+    pair.settle();
+    assert!(pair.net.borrow().was_reset(refused));
+    assert_eq!(pair.workers[SERVER].notices.len(), MAX_NOTICES);
+    pair.write(client, b"still here");
+    pair.settle();
+    assert_eq!(pair.read(server).0, b"still here");
+    pair.workers[SERVER].notices.clear();
+    connected(&mut pair);
 }

@@ -31,6 +31,8 @@ pub(super) struct Pair {
     pub(super) ca: TestCa,
     pub(super) now: Instant,
     pub(super) notices: Vec<Notice>,
+    /// Control takes nothing from this one.
+    pub(super) behind: Option<usize>,
     busy: [bool; 2],
 }
 
@@ -111,6 +113,7 @@ impl Pair {
             ca,
             now,
             notices: Vec::new(),
+            behind: None,
             busy,
         }
     }
@@ -206,7 +209,9 @@ impl Pair {
         }
         let next = self.workers[index].step(&events, self.now, &mut self.ios[index]);
         self.busy[index] = next.busy;
-        self.notices.append(&mut self.workers[index].notices);
+        if self.behind != Some(index) {
+            self.notices.append(&mut self.workers[index].notices);
+        }
         true
     }
 
