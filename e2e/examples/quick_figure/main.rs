@@ -103,7 +103,8 @@ struct Figures {
 
 impl Stage {
     fn set_up(workers: &str) -> Result<Self> {
-        let mesh = Mesh::start_with(2, &[("ZTUNNEL_WORKER_THREADS", workers)])?;
+        let mut mesh = Mesh::start_with(2, &[("ZTUNNEL_WORKER_THREADS", workers)])?;
+        mesh.tells = false;
         let tunnelled = [
             mesh.pod(0, "client", "client")?,
             mesh.pod(1, "server", "server")?,
