@@ -5,6 +5,8 @@
 mod life;
 #[path = "ztunnel/policy.rs"]
 mod policy;
+#[path = "ztunnel/same_node.rs"]
+mod same_node;
 #[path = "ztunnel/traffic.rs"]
 mod traffic;
 

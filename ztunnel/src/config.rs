@@ -253,6 +253,22 @@ fn worker(s: &mut Settings<'_>, own: &Own) -> api::Settings {
             standard.tunnel_idle,
             "An unused tunnel is closed after this time.",
         ),
+        tunnel_age: s.duration(
+            "POOL_MAX_AGE",
+            standard.tunnel_age,
+            "A tunnel takes no new streams after this time, so that renewed certificates come into use.",
+        ),
+        spin: s.duration(
+            "WORKER_SPIN",
+            standard.spin,
+            "Low-latency mode: a worker looks for events so long after the last one before it sleeps. Costs a core while there is traffic.",
+        ),
+        same_node: s.choice(
+            "SAME_NODE",
+            "direct",
+            &[("direct", api::SameNode::Direct), ("tunnel", api::SameNode::Tunnel)],
+            "Between captured pods of this node: `direct` = in memory, without TLS, while packets to the destination's HBONE port pass; `tunnel` = HBONE as to any other.",
+        ),
         response_baggage: s.boolean("ENABLE_RESPONSE_BAGGAGE", true, "Describe the destination in our response."),
         ..standard
     }

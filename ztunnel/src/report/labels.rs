@@ -14,6 +14,8 @@ use crate::worker::api::{Connection, Direction, Security};
 
 /// What the metrics say where nothing is known.
 const UNKNOWN: &str = "unknown";
+/// What guards bytes that never left the node's memory: no upstream label says it.
+pub(super) const SAME_NODE: &str = "same_node";
 
 /// Longest value taken from a peer's baggage: Kubernetes names end there, and a peer may write anything.
 const MAX_BAGGAGE_VALUE: usize = 253;
@@ -245,6 +247,7 @@ impl EncodeLabelSet for Series {
             "connection_security_policy",
             match security {
                 Security::MutualTls => "mutual_tls",
+                Security::SameNode => SAME_NODE,
                 Security::Plain => UNKNOWN,
             },
         )?;

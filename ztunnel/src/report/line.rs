@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use runtime::logs::Format;
 use serde_json::{Map, Value};
 
-use super::labels::Labels;
+use super::labels::{Labels, SAME_NODE};
 use super::reason::{self, Outcome, Target};
 use crate::timestamp;
 use crate::worker::api::{Closed, Connection, Direction, Refused, Security};
@@ -91,7 +91,7 @@ fn ends(line: &mut Line, connection: &Connection, labels: &Labels) {
     let identity = |identity: &Option<mesh::identity::Identity>| {
         let proven = identity
             .as_ref()
-            .filter(|_| connection.security == Security::MutualTls);
+            .filter(|_| connection.security != Security::Plain);
         proven.map(ToString::to_string).unwrap_or_default()
     };
     let (source, destination) = (labels.source(), labels.destination());
@@ -117,6 +117,10 @@ fn ends(line: &mut Line, connection: &Connection, labels: &Labels) {
     line.text("dst.namespace", &destination.namespace);
     line.text("dst.identity", &identity(&connection.destination_identity));
     line.text("dst.cluster", &destination.cluster);
+    if connection.security == Security::SameNode {
+        // Upstream has no such connections, and no field for what guards a connection.
+        line.text("security", SAME_NODE);
+    }
 }
 
 fn direction(direction: Direction) -> &'static str {

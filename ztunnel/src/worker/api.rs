@@ -49,12 +49,28 @@ pub struct Settings {
     pub streams_per_tunnel: u32,
     /// An unused tunnel is closed after this time (`POOL_UNUSED_RELEASE_TIMEOUT`).
     pub tunnel_idle: Duration,
+    /// A tunnel takes no new streams after this time (`POOL_MAX_AGE`), so that renewed certificates and new paths come
+    /// into use.
+    pub tunnel_age: Duration,
+    /// A worker looks for events so long before it sleeps (`WORKER_SPIN`): lower latency for more CPU; zero = at once.
+    pub spin: Duration,
+    /// How pods of the same node reach each other (`SAME_NODE`).
+    pub same_node: SameNode,
     /// Return `baggage` on the 200 (`ENABLE_RESPONSE_BAGGAGE`).
     pub response_baggage: bool,
     /// Deadlines of the single steps.
     pub deadlines: Deadlines,
     /// Budgets per pod and worker.
     pub limits: Limits,
+}
+
+/// How pods of the same node reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameNode {
+    /// In memory, under a lease through the destination's HBONE port.
+    Direct,
+    /// Through a tunnel like any other.
+    Tunnel,
 }
 
 /// Ports of the in-pod listeners.
@@ -155,6 +171,9 @@ impl Settings {
             frame_size: 1 << 20,
             streams_per_tunnel: 100,
             tunnel_idle: Duration::from_secs(300),
+            tunnel_age: Duration::from_secs(3600),
+            spin: Duration::ZERO,
+            same_node: SameNode::Direct,
             response_baggage: true,
             deadlines: Deadlines::default(),
             limits: Limits::default(),
@@ -289,6 +308,9 @@ pub enum Direction {
 pub enum Security {
     /// HBONE with both certificates checked.
     MutualTls,
+    /// Both pods are captured by this process, which holds both certificates: no TLS, the bytes never left the node's
+    /// memory (`same_node`).
+    SameNode,
     /// Plain TCP (`unknown` in metrics).
     Plain,
 }

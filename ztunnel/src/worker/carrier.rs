@@ -10,7 +10,7 @@ use super::api::Reason;
 use super::io::Io;
 use super::slots::Key;
 use super::state::Worker;
-use super::tunnel::{Act, Loss, Phase, Received};
+use super::tunnel::{Act, Loss, Phase, Received, Role};
 
 /// Reads and batches per tunnel and turn: a firehose must not starve its neighbours.
 const ROUNDS: usize = 4;
@@ -85,6 +85,15 @@ impl<I: Io> Worker<I> {
                 self.established(key)?;
             }
             let more = read?;
+            if let Some(nonce) = received.nonce {
+                return match self.recognise(key, &nonce, io) {
+                    true => Ok(false),
+                    false => {
+                        let why = "what came first is neither TLS nor from this process";
+                        Err(Loss::new(Reason::Tls, why))
+                    }
+                };
+            }
             if more {
                 self.understand(key, io)?;
             }
@@ -181,7 +190,13 @@ impl<I: Io> Worker<I> {
             let Some(tunnel) = self.tunnels.get_mut(key) else {
                 return Ok(());
             };
-            tunnel.send(io, &mut self.buffers)?;
+            tunnel.send(io, &mut self.buffers, self.now)?;
+            if tunnel.hot == Some(self.now)
+                && let Role::Client(pool) = &tunnel.role
+            {
+                let (pod, next_hop) = (tunnel.pod, pool.next_hop);
+                self.mark_hot(pod, next_hop);
+            }
         }
         // More than a turn's worth: the rest after the neighbours.
         self.queue_tunnel(key);

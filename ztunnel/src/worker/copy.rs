@@ -56,7 +56,8 @@ impl<I: Io> Worker<I> {
         match link.far {
             Far::Stream { tunnel, stream } => self.consumed(tunnel, stream, taken),
             Far::Plain(_) => self.queue_relay(key),
-            Far::None | Far::Waiting(_) | Far::Finished => {}
+            Far::Local { .. } => self.queue_local(key),
+            Far::None | Far::Waiting(_) | Far::Leased(_) | Far::Finished => {}
         }
         self.far_end_reached(key, io);
     }
@@ -180,8 +181,9 @@ impl<I: Io> Worker<I> {
                 }
             }
             Far::Plain(_) => self.queue_relay(key),
+            Far::Local { .. } => self.queue_local(key),
             // Only its end matters now: bytes that nobody will take are read and dropped by `close`.
-            Far::None | Far::Waiting(_) | Far::Finished => {}
+            Far::None | Far::Waiting(_) | Far::Leased(_) | Far::Finished => {}
         }
     }
 
@@ -263,15 +265,32 @@ impl<I: Io> Worker<I> {
         };
         let orderly = reason == Reason::Complete;
         let Link { near, far, .. } = link;
-        if let Far::Waiting(tunnel) = far
-            && let Some(tunnel) = self.tunnels.get_mut(tunnel)
-        {
-            tunnel.waiting.retain(|one| *one != key);
-        }
-        let far = if let Far::Plain(half) = far {
-            half.socket
-        } else {
-            None
+        let mut other = None;
+        let far = match far {
+            Far::Plain(half) => half.socket,
+            Far::Waiting(tunnel) => {
+                if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+                    tunnel.waiting.retain(|one| *one != key);
+                }
+                None
+            }
+            Far::Leased(lease) => {
+                if let Some(lease) = self.leases.get_mut(lease) {
+                    lease.waiting.retain(|one| *one != key);
+                }
+                None
+            }
+            Far::Local {
+                other: joined,
+                lease,
+            } => {
+                other = joined;
+                if link.captured {
+                    self.leave_lease(lease, link.member as usize);
+                }
+                None
+            }
+            Far::None | Far::Stream { .. } | Far::Finished => None,
         };
         for socket in [near.socket, far].into_iter().flatten() {
             io.close(socket, !orderly);
@@ -298,6 +317,9 @@ impl<I: Io> Worker<I> {
                 detail,
             }),
         });
+        if let Some(other) = other {
+            self.end_other(other, reason, io);
+        }
     }
 
     /// Adds a link and counts it for its pod.

@@ -29,9 +29,13 @@ impl<I: Io> Worker<I> {
                 .and_then(|tunnel| tunnel.peer.clone()),
             _ => None,
         };
+        let security = match &link.far {
+            Far::Leased(_) | Far::Local { .. } => Security::SameNode,
+            _ => Security::MutualTls,
+        };
         let facts = Connection {
             direction: Direction::Outbound,
-            security: Security::MutualTls,
+            security,
             source: link.source,
             source_identity: None,
             source_workload: None,

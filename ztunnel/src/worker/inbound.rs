@@ -44,18 +44,8 @@ impl<I: Io> Worker<I> {
             authority: &head.authority,
             ports: self.settings.ports,
         };
-        let arrival = route::inbound(&self.snapshot, &request).and_then(|arrival| {
-            let within = self
-                .pods
-                .get(pod)
-                .is_some_and(|pod| pod.links < self.settings.limits.connections);
-            let detail = || "the pod has too many connections".to_owned();
-            within.then_some(arrival).ok_or_else(|| Refusal {
-                status: 503,
-                reason: Reason::Overloaded,
-                detail: detail(),
-            })
-        });
+        let arrival = route::inbound(&self.snapshot, &request)
+            .and_then(|arrival| self.within_limit(pod).map(|()| arrival));
         let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(refusal) => return self.refuse_request(on, stream, (remote, local), refusal),
@@ -240,16 +230,18 @@ impl<I: Io> Worker<I> {
 
     /// Refuses a link that was not connected: by status on a stream, by reset on a socket.
     fn refuse(&mut self, key: Key, (status, reason, detail): (u16, Reason, String), io: &mut I) {
-        self.answer(key, &ConnectResponse::status(status), true);
+        self.answer(key, &ConnectResponse::status(status), io);
         self.end_link(key, reason, Some(detail), io);
     }
 
-    /// Answers a link's CONNECT, if it has one. With `end` its stream is finished.
-    fn answer(&mut self, key: Key, response: &ConnectResponse, end: bool) {
-        let Some(Far::Stream { tunnel, stream }) = self.links.get(key).map(|link| &link.far) else {
-            return;
+    /// Answers a link's CONNECT, if it has one. A refused stream is finished with that.
+    fn answer(&mut self, key: Key, response: &ConnectResponse, io: &mut I) {
+        let (tunnel, stream) = match self.links.get(key).map(|link| &link.far) {
+            Some(Far::Stream { tunnel, stream }) => (*tunnel, *stream),
+            Some(Far::Local { .. }) => return self.answer_local(key, response, io),
+            _ => return,
         };
-        let (tunnel, stream) = (*tunnel, *stream);
+        let end = !response.is_ok();
         if let Some(h2) = self
             .tunnels
             .get_mut(tunnel)
@@ -326,7 +318,7 @@ impl<I: Io> Worker<I> {
                 .and_then(|facts| facts.destination_workload.as_ref());
             response.baggage = own.map(|own| baggage(own));
         }
-        self.answer(key, &response, false);
+        self.answer(key, &response, io);
         // Bytes that came early, and an end that came early.
         self.near_writable(key, io);
         self.far_end_reached(key, io);

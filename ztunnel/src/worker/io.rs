@@ -3,8 +3,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use super::api::Pod;
+use super::share::Parcel;
 use super::slots::Key;
 
 /// Socket operations. None blocks: `WouldBlock` says "later", and then an event follows (edge-triggered).
@@ -33,6 +35,13 @@ pub(super) trait Io {
     fn register(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
     /// As [`Io::register`].
     fn register_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
+    /// No event of this socket comes any more; another worker may register it.
+    fn release(&mut self, socket: &Self::Socket) -> io::Result<()>;
+    /// Hands something to another worker; gives it back if that one takes nothing (any more, or now).
+    fn pass(&mut self, to: usize, parcel: Parcel<Self::Socket>)
+    -> Result<(), Parcel<Self::Socket>>;
+    /// The time of day, by which certificates are valid.
+    fn wall_clock(&mut self) -> SystemTime;
     fn read(&mut self, socket: &Self::Socket, into: &mut [u8]) -> io::Result<usize>;
     /// `into` is never empty (zero buffers would read as end of file).
     fn read_vectored(
@@ -71,15 +80,18 @@ pub(super) enum Kind {
     Near = 4,
     /// A link's second socket, if its far side is not a stream.
     Far = 5,
+    /// Either socket of a lease.
+    Lease = 6,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Outbound,
     Kind::InboundPlain,
     Kind::Inbound,
     Kind::Tunnel,
     Kind::Near,
     Kind::Far,
+    Kind::Lease,
 ];
 
 impl Token {

@@ -88,6 +88,10 @@ pub(super) enum Far<S> {
     Finished,
     /// Another socket.
     Plain(Half<S>),
+    /// Waits for this lease.
+    Leased(Key),
+    /// Another link of this worker, under a lease; none until it is made.
+    Local { other: Option<Key>, lease: Key },
 }
 
 /// A socket with what we know of it.

@@ -5,6 +5,7 @@
 //! * `api`, `threads`, `listeners`: what control sees. * `shell`: epoll and real sockets behind `io`.
 //! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`, `teardown`: tunnels from dial to close.
 //! * `carrier`, `batch`, `copy`, `relay`: bytes. * `outbound`, `inbound`, `judge`, `facts`: what happens to a link and why.
+//! * `share`, `handover`: which worker owns what, and what workers hand each other. `pool`: which tunnel a stream takes. `lease`, `local`: pods of this same node, without TLS.
 //! * `tls`, `tunnel`, `link`, `buffers`, `slots`, `timers`: plain state and pure parts.
 
 pub mod api;
@@ -13,15 +14,20 @@ mod buffers;
 mod carrier;
 mod copy;
 mod facts;
+mod handover;
 mod inbound;
 mod io;
 mod judge;
+mod lease;
 mod link;
 pub mod listeners;
+mod local;
 mod outbound;
 mod pods;
+mod pool;
 mod relay;
 mod setup;
+mod share;
 mod shell;
 mod slots;
 mod state;

@@ -10,10 +10,9 @@ use rand::RngExt;
 use super::api::{Ask, Direction, Notice, Reason};
 use super::facts::{baggage, plain_facts};
 use super::io::{Io, Kind, Token};
-use super::link::{Far, Half, Link, Phase};
+use super::link::{Far, Half, Phase};
 use super::slots::Key;
 use super::state::Worker;
-use super::tunnel::{self, PoolKey};
 use crate::route::{self, Outbound, Plain, Route};
 
 /// How often a call may go to another tunnel: a dead one, then a full one, then it is over.
@@ -33,19 +32,14 @@ impl<I: Io> Worker<I> {
         ends: (SocketAddr, SocketAddr),
         io: &mut I,
     ) {
-        let mut link = Link::new(
-            pod,
-            Direction::Outbound,
-            Half::new(Some(socket)),
-            Far::None,
-            self.now,
-        );
-        (link.source, link.destination) = ends;
-        let key = self.insert_link(link);
-        if self.register_near(key, io) {
-            self.set_link_alarm(key, self.settings.deadlines.workload);
-            self.route_link(key, io);
+        let (source, destination) = ends;
+        let decided = self.decide(pod, destination);
+        if let Route::Tunnel(route) = &decided
+            && let Some(owner) = self.other_owner(pod, route)
+        {
+            return self.hand_over((pod, owner), (socket, self.now), ends, decided, io);
         }
+        self.keep(pod, (socket, self.now), (source, destination), decided, io);
     }
 
     /// Watches a link's own socket. False: that failed and the link is gone.
@@ -70,12 +64,7 @@ impl<I: Io> Worker<I> {
         true
     }
 
-    /// Decides where a new link goes, and starts.
-    fn route_link(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else {
-            return;
-        };
-        let (pod, source, destination) = (link.pod, link.source, link.destination);
+    pub(super) fn decide(&mut self, pod: Key, destination: SocketAddr) -> Route {
         let own = self.own_workload(pod);
         let request = Outbound {
             source: own.as_deref(),
@@ -83,7 +72,21 @@ impl<I: Io> Worker<I> {
             network: &self.settings.network,
             ports: self.settings.ports,
         };
-        match route::outbound(&self.snapshot, &request, &mut self.rng) {
+        route::outbound(&self.snapshot, &request, &mut self.rng)
+    }
+
+    /// Decides where a link that had to wait goes, and starts.
+    fn route_link(&mut self, key: Key, io: &mut I) {
+        let Some(link) = self.links.get(key) else {
+            return;
+        };
+        let decided = self.decide(link.pod, link.destination);
+        self.follow(key, decided, io);
+    }
+
+    /// Starts on a decided way.
+    pub(super) fn follow(&mut self, key: Key, decided: Route, io: &mut I) {
+        match decided {
             Route::Passthrough(plain) => self.dial_plain(key, plain, io),
             Route::Tunnel(tunnel) => {
                 if let Some(link) = self.links.get_mut(key) {
@@ -92,7 +95,12 @@ impl<I: Io> Worker<I> {
                 }
                 self.attach(key, io);
             }
-            Route::WaitForWorkload => self.await_workload(key, source.ip()),
+            Route::WaitForWorkload => {
+                let source = self.links.get(key).map(|link| link.source.ip());
+                if let Some(source) = source {
+                    self.await_workload(key, source);
+                }
+            }
             Route::Reject { reason, detail } => self.end_link(key, reason, Some(detail), io),
         }
     }
@@ -146,53 +154,6 @@ impl<I: Io> Worker<I> {
             }
             link.attempts += 1;
             self.attach(key, io);
-        }
-    }
-
-    /// Gives a routed link a stream of a pooled tunnel, or a place in the queue of one that is being set up.
-    fn attach(&mut self, key: Key, io: &mut I) {
-        let Some(link) = self.links.get(key) else {
-            return;
-        };
-        let Some(route) = &link.route else { return };
-        let pool = PoolKey {
-            pod: link.pod,
-            next_hop: route.next_hop,
-            accepted: route.accepted.clone(),
-        };
-        let most = self.settings.streams_per_tunnel as usize;
-        let usable = |tunnel: &&Key| {
-            let Some(tunnel) = self.tunnels.get(**tunnel) else {
-                return false;
-            };
-            match tunnel.phase {
-                tunnel::Phase::Open => {
-                    !tunnel.going_away
-                        && tunnel.members.len() < most
-                        && tunnel.h2.as_ref().is_some_and(|h2| h2.capacity() > 0)
-                }
-                tunnel::Phase::Closing => false,
-                _ => tunnel.waiting.len() < most,
-            }
-        };
-        let found = self
-            .pool
-            .get(&pool)
-            .and_then(|tunnels| tunnels.iter().find(usable))
-            .copied();
-        let Some(tunnel) = found else {
-            return self.dial_tunnel(pool, key, io);
-        };
-        let Some(tunnel_state) = self.tunnels.get_mut(tunnel) else {
-            return;
-        };
-        if tunnel_state.phase == tunnel::Phase::Open {
-            return self.open_stream(key, tunnel);
-        }
-        tunnel_state.waiting.push(key);
-        if let Some(link) = self.links.get_mut(key) {
-            link.phase = Phase::Tunnel;
-            link.far = Far::Waiting(tunnel);
         }
     }
 

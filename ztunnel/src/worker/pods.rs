@@ -13,6 +13,7 @@ use super::api::{Direction, Notice, Pod, Reason, Refused};
 use super::io::{Io, Kind, Token};
 use super::slots::Key;
 use super::state::Worker;
+use super::tunnel::Loss;
 
 /// Connections accepted per listener and turn: events of others must not wait behind a burst.
 const ACCEPTS: usize = 32;
@@ -38,6 +39,13 @@ pub(super) struct PodState<L> {
     pub(super) handshakes: u32,
 }
 
+impl<L> PodState<L> {
+    /// Whether tunnels to the pod come to this process.
+    pub(super) fn has_inbound(&self) -> bool {
+        self.listeners[2].is_some()
+    }
+}
+
 const LISTENERS: [Kind; 3] = [Kind::Outbound, Kind::InboundPlain, Kind::Inbound];
 
 impl<I: Io> Worker<I> {
@@ -59,11 +67,12 @@ impl<I: Io> Worker<I> {
             own: None,
             own_generation: None,
             last_own: None,
-            workload_uid,
+            workload_uid: workload_uid.clone(),
             links: 0,
             handshakes: 0,
         });
         self.uids.insert(uid, key);
+        self.workloads.insert(workload_uid.into(), key);
         if self.draining.is_some() {
             return;
         }
@@ -88,7 +97,11 @@ impl<I: Io> Worker<I> {
     pub(super) fn remove_pod(&mut self, uid: &Arc<str>, io: &mut I) {
         if let Some(key) = self.uids.remove(uid) {
             self.cut_where(Reason::PodRemoved, io, |pod| pod == key);
-            self.pods.remove(key);
+            if let Some(state) = self.pods.remove(key)
+                && self.workloads.get(&*state.workload_uid) == Some(&key)
+            {
+                self.workloads.remove(&*state.workload_uid);
+            }
         }
     }
 
@@ -101,6 +114,14 @@ impl<I: Io> Worker<I> {
             self.last_words(tunnel, io);
             self.drop_tunnel(tunnel, io);
         }
+        for lease in self
+            .leases
+            .keys(|lease| wanted(lease.pool.pod) || wanted(lease.destination))
+        {
+            let loss = Loss::new(reason, "a pod of the same-node path is gone");
+            self.lose_lease(lease, &loss, io);
+        }
+        self.not_ours.retain(|pool, _| !wanted(pool.pod));
     }
 
     /// A certificate came: those who wait go on, new handshakes use it.
@@ -116,7 +137,7 @@ impl<I: Io> Worker<I> {
         for key in std::mem::take(&mut self.queues.certificate) {
             match self.tunnels.get(key) {
                 Some(tunnel) if tunnel.own.as_ref() == Some(identity) => {
-                    let loss = super::tunnel::Loss::new(Reason::NoCertificate, why);
+                    let loss = Loss::new(Reason::NoCertificate, why);
                     self.lose(key, loss, io);
                 }
                 Some(_) => self.queues.certificate.push(key),
@@ -142,11 +163,15 @@ impl<I: Io> Worker<I> {
         for key in self.tunnels.keys(|_| true) {
             self.drain_tunnel(key);
         }
+        self.drain_leases(io);
     }
 
     /// Whether a drain is complete.
     pub(super) fn is_drained(&self) -> bool {
-        self.draining.is_some() && self.links.is_empty() && self.tunnels.is_empty()
+        self.draining.is_some()
+            && self.links.is_empty()
+            && self.tunnels.is_empty()
+            && self.leases.is_empty()
     }
 
     /// Cuts what the drain's deadline found alive.

@@ -81,22 +81,26 @@ impl<I: Io> Worker<I> {
             return;
         };
         link.queued = false;
+        if let Far::Local {
+            other: Some(other), ..
+        } = link.far
+        {
+            return self.run_local(key, other, io);
+        }
         let Far::Plain(far) = &mut link.far else {
             return;
         };
         let buffer = &mut self.buffers.rx;
-        let out = pour(&mut link.near, far, buffer, io);
-        let moved_out = out.as_ref().map_or(0, |poured| poured.bytes);
-        let back = match &out {
+        let (out, went) = pour(&mut link.near, far, buffer, io);
+        let (back, came) = match out {
             Ok(_) => pour(far, &mut link.near, buffer, io),
-            Err(_) => Ok(Poured::default()),
+            Err(_) => (Ok(false), Moved::default()),
         };
-        let moved_back = back.as_ref().map_or(0, |poured| poured.bytes);
-        link.count_from_near(moved_out);
-        link.count_to_near(moved_back);
+        link.count_from_near(went.read);
+        link.count_to_near(came.written);
         let fault = match (out, back) {
             (Ok(out), Ok(back)) => {
-                if out.more || back.more {
+                if out || back {
                     self.queue_relay(key);
                 }
                 None
@@ -128,23 +132,36 @@ impl<I: Io> Worker<I> {
     }
 }
 
-/// What a turn in one direction came to.
-#[derive(Default)]
-struct Poured {
-    bytes: usize,
-    more: bool,
+/// Bytes that a turn has moved one way.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Moved {
+    /// Taken from the reading side.
+    pub(super) read: usize,
+    /// Taken by the writing side.
+    pub(super) written: usize,
 }
 
-/// Moves bytes one way. An error says whether it was the reading side's.
-fn pour<I: Io>(
+/// Moves bytes one way. Says whether there may be more at once; an error says whether it was the reading side's.
+pub(super) fn pour<I: Io>(
     from: &mut Half<I::Socket>,
     to: &mut Half<I::Socket>,
     buffer: &mut [u8],
     io: &mut I,
-) -> Result<Poured, (bool, io::Error)> {
-    let mut bytes = 0;
+) -> (Result<bool, (bool, io::Error)>, Moved) {
+    let mut moved = Moved::default();
+    let result = pour_into(from, to, (buffer, &mut moved), io);
+    (result, moved)
+}
+
+fn pour_into<I: Io>(
+    from: &mut Half<I::Socket>,
+    to: &mut Half<I::Socket>,
+    (buffer, moved): (&mut [u8], &mut Moved),
+    io: &mut I,
+) -> Result<bool, (bool, io::Error)> {
+    let writing = |fault| (false, fault);
     if !to.pending.is_empty() && !to.blocked {
-        to.flush(io).map_err(|fault| (false, fault))?;
+        moved.written += to.flush(io).map_err(writing)?;
     }
     for _ in 0..ROUNDS {
         if !from.readable || from.eof || !to.pending.is_empty() {
@@ -155,9 +172,9 @@ fn pour<I: Io>(
             Ok(0) => from.eof = true,
             Ok(n) => {
                 from.readable = n == buffer.len() || from.ended;
-                bytes += n;
-                to.deliver(io, &[IoSlice::new(&buffer[..n])])
-                    .map_err(|fault| (false, fault))?;
+                moved.read += n;
+                let slices = [IoSlice::new(&buffer[..n])];
+                moved.written += to.deliver(io, &slices).map_err(writing)?;
             }
             Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => from.readable = false,
             Err(fault) => return Err((true, fault)),
@@ -166,8 +183,5 @@ fn pour<I: Io>(
     if from.eof {
         to.finish(io);
     }
-    Ok(Poured {
-        bytes,
-        more: from.readable && !from.eof && to.pending.is_empty(),
-    })
+    Ok(from.readable && !from.eof && to.pending.is_empty())
 }

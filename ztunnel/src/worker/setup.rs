@@ -39,8 +39,8 @@ impl<I: Io> Worker<I> {
         self.try_certificate(key, io);
     }
 
-    /// Begins a tunnel that this link waits for, and others may.
-    pub(super) fn dial_tunnel(&mut self, pool: PoolKey, link: Key, io: &mut I) {
+    /// Begins a tunnel that this link waits for, if any, and others may.
+    pub(super) fn dial_tunnel(&mut self, pool: PoolKey, link: Option<Key>, io: &mut I) {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut tunnel = Tunnel::new(
             pool.pod,
@@ -50,13 +50,13 @@ impl<I: Io> Worker<I> {
             self.now,
         );
         // Before the dial: one that fails at once tells those who wait why.
-        tunnel.waiting.push(link);
+        tunnel.waiting.extend(link);
         let key = self.tunnels.insert(tunnel);
-        if let Some(link) = self.links.get_mut(link) {
+        if let Some(link) = link.and_then(|link| self.links.get_mut(link)) {
             link.phase = link::Phase::Tunnel;
             link.far = link::Far::Waiting(key);
         }
-        self.pool.entry(pool).or_default().push(key);
+        self.pool.entry(pool).or_default().tunnels.push(key);
         self.set_tunnel_alarm(key, self.now + self.settings.deadlines.certificate);
         self.try_certificate(key, io);
     }

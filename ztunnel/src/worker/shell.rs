@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh::state::Snapshot;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 
 use super::api::{Command, Notice, Pod, Settings};
 use super::io::{Io, Ready, Token};
+use super::share::{Neighbours, Parcel};
 use super::state::{Next, Worker};
 
 /// Token of the waker; no entity ever has it.
@@ -29,9 +30,22 @@ const NOTICE_RETRY: Duration = Duration::from_millis(5);
 /// How long a worker that ends tries to hand over its last notices.
 const LAST_NOTICES: Duration = Duration::from_secs(1);
 
-/// What control and a worker share.
+/// A parcel with real sockets.
+pub(super) type RealParcel = Parcel<TcpStream>;
+
+/// The way to another worker.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) parcels: mpsc::Sender<RealParcel>,
+    pub(super) waker: Arc<mio::Waker>,
+}
+
+/// What control, the other workers and a worker share.
 pub(super) struct Inbox {
-    pub(super) index: usize,
+    pub(super) neighbours: Neighbours,
+    /// Of every worker, by index.
+    pub(super) doors: Arc<[Door]>,
+    pub(super) parcels: mpsc::Receiver<RealParcel>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) notices: mpsc::Sender<Vec<Notice>>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
@@ -46,10 +60,11 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
     let mut io = Sockets {
         registry,
         settings: settings.clone(),
+        doors: inbox.doors.clone(),
     };
     let rng = rand::make_rng();
     let mut worker = Worker::new(
-        inbox.index,
+        inbox.neighbours.clone(),
         settings,
         inbox.snapshot.load_full(),
         rng,
@@ -61,8 +76,12 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         at: None,
         busy: false,
     };
+    let (spin, mut active) = (worker.settings.spin, Instant::now());
     loop {
-        let timeout = timeout(next, !worker.notices.is_empty());
+        let timeout = match active.elapsed() < spin {
+            true => Some(Duration::ZERO),
+            false => timeout(next, !worker.notices.is_empty()),
+        };
         if let Err(fault) = poll.poll(&mut events, timeout)
             && fault.kind() != io::ErrorKind::Interrupted
         {
@@ -73,6 +92,9 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         ready.clear();
         ready.extend(events.iter().filter_map(readiness));
         let now = Instant::now();
+        if !ready.is_empty() {
+            active = now;
+        }
         let latest = inbox.snapshot.load();
         if !Arc::ptr_eq(&latest, &worker.snapshot) {
             worker.adopt(Arc::clone(&latest), now, &mut io);
@@ -81,10 +103,17 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         if obey(&mut worker, &mut inbox, now, &mut io) {
             return last_notices(&mut worker, &inbox);
         }
+        take_parcels(&mut worker, &mut inbox, now, &mut io);
         next = worker.step(&ready, now, &mut io);
         if worker.is_drained() {
+            // What others pass on from here they keep; what they have passed on is ours.
+            inbox.parcels.close();
+            if take_parcels(&mut worker, &mut inbox, now, &mut io) > 0 {
+                next.busy = true;
+                continue;
+            }
             worker.notices.push(Notice::Drained {
-                worker: worker.index,
+                worker: worker.neighbours.index,
             });
             return last_notices(&mut worker, &inbox);
         }
@@ -151,6 +180,21 @@ fn obey(worker: &mut Worker<Sockets>, inbox: &mut Inbox, now: Instant, io: &mut 
     }
 }
 
+/// Takes what other workers have passed on. Says how much that was.
+fn take_parcels(
+    worker: &mut Worker<Sockets>,
+    inbox: &mut Inbox,
+    now: Instant,
+    io: &mut Sockets,
+) -> usize {
+    let mut count = 0;
+    while let Ok(parcel) = inbox.parcels.try_recv() {
+        worker.take(parcel, now, io);
+        count += 1;
+    }
+    count
+}
+
 /// Hands over what happened; keeps it when control is behind.
 fn tell(worker: &mut Worker<Sockets>, inbox: &Inbox) {
     if worker.notices.is_empty() {
@@ -178,6 +222,7 @@ fn last_notices(worker: &mut Worker<Sockets>, inbox: &Inbox) {
 pub(super) struct Sockets {
     registry: Registry,
     settings: Arc<Settings>,
+    doors: Arc<[Door]>,
 }
 
 impl Io for Sockets {
@@ -244,6 +289,26 @@ impl Io for Sockets {
             mio_token(token),
             Interest::READABLE,
         )
+    }
+
+    fn release(&mut self, socket: &TcpStream) -> io::Result<()> {
+        self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()))
+    }
+
+    fn pass(&mut self, to: usize, parcel: RealParcel) -> Result<(), RealParcel> {
+        let Some(door) = self.doors.get(to) else {
+            return Err(parcel);
+        };
+        door.parcels.try_send(parcel).map_err(|fault| match fault {
+            TrySendError::Full(parcel) | TrySendError::Closed(parcel) => parcel,
+        })?;
+        // It fails only when the eventfd is gone, and with it the worker.
+        let _ = door.waker.wake();
+        Ok(())
+    }
+
+    fn wall_clock(&mut self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn read(&mut self, mut socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {

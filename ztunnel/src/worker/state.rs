@@ -14,11 +14,13 @@ use super::api::{Notice, Settings};
 use super::buffers::Buffers;
 use super::io::{Io, Kind, Ready, Token};
 use super::judge::Judge;
+use super::lease::{Lease, Workloads};
 use super::link::Link;
 use super::pods::PodState;
+use super::share::{Neighbours, Parcel};
 use super::slots::{Key, Slots};
 use super::timers::Timers;
-use super::tunnel::{Act, Phase, PoolKey, Tunnel};
+use super::tunnel::{Act, Phase, PoolKey, Pooled, Tunnel};
 
 /// Notices that may wait for control before this worker stops accepting.
 pub(super) const MAX_NOTICES: usize = 65_536;
@@ -27,16 +29,22 @@ const HANDSHAKES: usize = 4;
 
 /// All state of one worker.
 pub(super) struct Worker<I: Io> {
-    pub(super) index: usize,
+    pub(super) neighbours: Neighbours,
     pub(super) settings: Arc<Settings>,
     pub(super) now: Instant,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) pods: Slots<PodState<I::Listener>>,
     pub(super) uids: HashMap<Arc<str>, Key>,
+    /// The same pods by the uid of their workload.
+    pub(super) workloads: Workloads,
     pub(super) tunnels: Slots<Tunnel<I::Socket>>,
     pub(super) links: Slots<Link<I::Socket>>,
     /// Client tunnels that may take new streams, or are being set up.
-    pub(super) pool: HashMap<PoolKey, Vec<Key>>,
+    pub(super) pool: HashMap<PoolKey, Pooled>,
+    pub(super) leases: Slots<Lease<I::Socket>>,
+    pub(super) lease_pool: HashMap<PoolKey, Key>,
+    /// Pairs whose destination another process serves, until then.
+    pub(super) not_ours: HashMap<PoolKey, Instant>,
     pub(super) certificates: HashMap<Identity, Arc<Certificate>>,
     pub(super) timers: Timers,
     pub(super) buffers: Buffers,
@@ -82,22 +90,26 @@ pub(super) struct Next {
 
 impl<I: Io> Worker<I> {
     pub(super) fn new(
-        index: usize,
+        neighbours: Neighbours,
         settings: Arc<Settings>,
         snapshot: Arc<Snapshot>,
         rng: SmallRng,
         now: Instant,
     ) -> Self {
         Self {
-            index,
+            neighbours,
             settings,
             now,
             snapshot,
             pods: Slots::default(),
             uids: HashMap::new(),
+            workloads: HashMap::new(),
             tunnels: Slots::default(),
             links: Slots::default(),
             pool: HashMap::new(),
+            leases: Slots::default(),
+            lease_pool: HashMap::new(),
+            not_ours: HashMap::new(),
             certificates: HashMap::new(),
             timers: Timers::default(),
             buffers: Buffers::new(),
@@ -117,6 +129,15 @@ impl<I: Io> Worker<I> {
         self.judge.start(self.links.end());
         self.wake_snapshot_waiters(io);
         self.wake_certificate_waiters(io);
+    }
+
+    /// Takes what another worker has passed on.
+    pub(super) fn take(&mut self, parcel: Parcel<I::Socket>, now: Instant, io: &mut I) {
+        self.now = now;
+        match parcel {
+            Parcel::Captured(captured) => self.take_captured(*captured, io),
+            Parcel::Offer(offer) => self.offered(offer, io),
+        }
     }
 
     /// Takes readiness in, does a bounded amount of work, says when to come back.
@@ -184,6 +205,7 @@ impl<I: Io> Worker<I> {
             Kind::Tunnel => self.tunnel_event(event, io),
             Kind::Near => self.near_event(event, io),
             Kind::Far => self.far_event(event, io),
+            Kind::Lease => self.lease_event(event, io),
         }
     }
 
@@ -206,6 +228,7 @@ impl<I: Io> Worker<I> {
                     self.link_alarm(token.key, io);
                 }
             }
+            Kind::Lease if self.lease_rings(token, at) => self.lease_alarm(token.key, io),
             _ => {}
         }
     }

@@ -199,16 +199,37 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    /// A socket leaves a server tunnel that turned out to be none; what is left of that goes.
+    pub(super) fn take_socket(&mut self, key: Key, io: &mut I) -> Option<I::Socket> {
+        let socket = self.tunnels.get_mut(key)?.socket.take()?;
+        self.drop_tunnel(key, io);
+        match io.release(&socket) {
+            Ok(()) => Some(socket),
+            Err(_) => {
+                io.close(socket, true);
+                None
+            }
+        }
+    }
+
     /// New streams go elsewhere.
     pub(super) fn leave_pool(&mut self, key: Key) {
         let Some(Role::Client(pool)) = self.tunnels.get(key).map(|tunnel| &tunnel.role) else {
             return;
         };
-        if let Some(tunnels) = self.pool.get_mut(pool) {
-            tunnels.retain(|one| *one != key);
-            if tunnels.is_empty() {
+        if let Some(pooled) = self.pool.get_mut(pool) {
+            pooled.tunnels.retain(|one| *one != key);
+            if pooled.tunnels.is_empty() {
                 self.pool.remove(pool);
+                shrink(&mut self.pool);
             }
         }
+    }
+}
+
+/// A map that was large once gives its memory back.
+fn shrink<K: Eq + std::hash::Hash, V>(map: &mut std::collections::HashMap<K, V>) {
+    if map.capacity() > 256 && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len() * 2);
     }
 }

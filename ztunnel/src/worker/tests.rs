@@ -4,5 +4,7 @@
 mod facts;
 mod hostile;
 mod mesh;
+mod owners;
+mod same_node;
 mod schedules;
 mod sim;

@@ -11,12 +11,16 @@ use mesh::state::Snapshot;
 use tokio::sync::mpsc;
 
 use super::api::{Command, Listeners, Notice, Pod, Settings};
-use super::shell;
+use super::lease::Secret;
+use super::share::{Heat, Neighbours};
+use super::shell::{self, Door};
 
 /// Commands that may wait in one worker's queue before the sender waits.
 const COMMANDS: usize = 1024;
 /// Batches of notices that may wait for control, all workers together.
 const NOTICES: usize = 256;
+/// Connections that may wait in one worker's queue; whoever finds it full serves them itself.
+const PARCELS: usize = 4096;
 
 /// The running workers. Dropping it ends them as [`Command::Force`] does.
 #[derive(Debug)]
@@ -47,13 +51,31 @@ pub fn start(
     let settings = Arc::new(settings);
     let snapshot = Arc::new(ArcSwap::new(snapshot));
     let (notices, received) = mpsc::channel(NOTICES);
-    let mut workers = Vec::new();
-    for index in 0..count.max(1) {
-        let (commands, queue) = mpsc::channel(COMMANDS);
+    let count = count.max(1);
+    let (heat, secret) = (Arc::new(Heat::new(Instant::now())), Arc::new(secret()?));
+    let (mut polls, mut doors, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..count {
         let poll = mio::Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), shell::WAKER)?);
+        let (parcels, queue) = mpsc::channel(PARCELS);
+        polls.push(poll);
+        doors.push(Door { parcels, waker });
+        queues.push(queue);
+    }
+    let doors: Arc<[Door]> = doors.into();
+    let mut workers = Vec::new();
+    for (index, (poll, parcels)) in polls.into_iter().zip(queues).enumerate() {
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let waker = doors[index].waker.clone();
         let inbox = shell::Inbox {
-            index,
+            neighbours: Neighbours {
+                index,
+                count,
+                heat: heat.clone(),
+                secret: secret.clone(),
+            },
+            doors: doors.clone(),
+            parcels,
             commands: queue,
             notices: notices.clone(),
             snapshot: snapshot.clone(),
@@ -72,6 +94,14 @@ pub fn start(
         });
     }
     Ok((Workers { workers, snapshot }, received))
+}
+
+/// The key of this process's leases.
+fn secret() -> io::Result<Secret> {
+    let mut key = [0; 32];
+    aws_lc_rs::rand::fill(&mut key)
+        .map_err(|_| io::Error::other("the system gives no random bytes"))?;
+    Ok(Secret::new(key))
 }
 
 /// A worker that panicked would leave its connections hanging and its share of each listener unanswered, for ever. The

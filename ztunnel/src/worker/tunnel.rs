@@ -15,12 +15,17 @@ use mesh::identity::Identity;
 use super::api::Reason;
 use super::buffers::{Buffers, Outgoing};
 use super::io::Io;
+use super::lease::NONCE;
 use super::slots::Key;
 use super::timers::Alarm;
 use super::tls::Tls;
 
 /// A backlog up to this size is copied so that a stalled tunnel does not keep a whole send buffer.
 const SMALL_BACKLOG: usize = 64 << 10;
+/// The first byte of a TLS handshake (RFC 8446, section 5.1).
+const HANDSHAKE_RECORD: u8 = 0x16;
+/// A tunnel counts as hot for so long after its socket was full.
+const HOT: Duration = Duration::from_secs(1);
 /// How often the codec's flood counters start anew while bytes arrive.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -67,6 +72,12 @@ pub(super) struct Tunnel<S> {
     pub(super) greeted: bool,
     /// Control was asked for what it waits for.
     pub(super) asked: bool,
+    /// When its socket last took less than there was to send.
+    pub(super) hot: Option<Instant>,
+    /// When it was begun.
+    pub(super) begun: Instant,
+    /// Server: not a byte has come yet. The first one tells TLS from a lease.
+    fresh: bool,
     ticked: Instant,
 }
 
@@ -85,6 +96,14 @@ pub(super) struct PoolKey {
     pub(super) pod: Key,
     pub(super) next_hop: SocketAddr,
     pub(super) accepted: Arc<[Identity]>,
+}
+
+/// The client tunnels of one pool key that may take streams, or are being set up.
+#[derive(Debug, Default)]
+pub(super) struct Pooled {
+    pub(super) tunnels: Vec<Key>,
+    /// No further one is dialled before, however hot they are.
+    pub(super) next_spare: Option<Instant>,
 }
 
 /// How far a tunnel has come.
@@ -137,6 +156,8 @@ pub(super) struct Received {
     pub(super) established: bool,
     /// The peer has closed (FIN or close_notify): nothing more will come.
     pub(super) closed: bool,
+    /// What came first is no TLS but as long as a lease's nonce.
+    pub(super) nonce: Option<[u8; NONCE]>,
 }
 
 impl<S> Tunnel<S> {
@@ -174,12 +195,21 @@ impl<S> Tunnel<S> {
             pinged: false,
             greeted: false,
             asked: false,
+            hot: None,
+            begun: now,
+            fresh: true,
             ticked: now,
         }
     }
 
     pub(super) fn is_client(&self) -> bool {
         matches!(self.role, Role::Client(_))
+    }
+
+    /// Whether it has more bytes in flight than the network takes.
+    pub(super) fn is_hot(&self, now: Instant) -> bool {
+        self.hot
+            .is_some_and(|hot| now.saturating_duration_since(hot) < HOT)
     }
 
     /// Reads once and opens records at the front of `buffers.rx`. False: nothing to read now.
@@ -214,6 +244,16 @@ impl<S> Tunnel<S> {
         if n < room && !self.ended {
             // Edge-triggered: what comes later makes a new event, unless that event was the FIN we know of.
             self.readable = false;
+        }
+        if std::mem::take(&mut self.fresh) && self.role == Role::Server {
+            let first = &buffers.rx[start..start + n];
+            if first[0] != HANDSHAKE_RECORD {
+                received.nonce = first.try_into().ok();
+                let why = "what came first is neither TLS nor from this process";
+                return received
+                    .nonce
+                    .map_or_else(|| Err(Loss::new(Reason::Tls, why)), |_| Ok(true));
+            }
         }
         let opened = tls
             .open(
@@ -333,6 +373,7 @@ impl<S> Tunnel<S> {
         &mut self,
         io: &mut impl Io<Socket = S>,
         buffers: &mut Buffers,
+        now: Instant,
     ) -> Result<(), Loss> {
         let Some(socket) = &self.socket else {
             return Ok(());
@@ -351,6 +392,7 @@ impl<S> Tunnel<S> {
             return Ok(());
         }
         self.blocked = true;
+        self.hot = Some(now);
         let rest = sealed.pending().len();
         debug_assert!(rest <= wanted);
         if rest <= SMALL_BACKLOG {

@@ -4,7 +4,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::mesh::{CLIENT, Pair, SERVER};
+use super::mesh::{ONE_NODE, ONE_NODE_TWO_WORKERS, Pair, Place, TWO_NODES};
 use super::sim::Sock;
 
 /// One application's end of a connection.
@@ -109,12 +109,12 @@ struct Call {
     server: Option<App>,
 }
 
-fn run(seed: u64, plain: bool) {
+fn run(seed: u64, places: &'static [Place], plain: bool) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let windows = [(16 << 10, 64 << 10), (65_535, 65_535), (256 << 10, 1 << 20)];
     let (stream_window, connection_window) = windows[rng.random_range(0..windows.len())];
     let streams = rng.random_range(1..12);
-    let mut pair = Pair::started(seed, |settings| {
+    let mut pair = Pair::started_at(seed, places, |settings| {
         settings.stream_window = stream_window;
         settings.connection_window = connection_window.max(65_535);
         settings.streams_per_tunnel = streams;
@@ -139,7 +139,7 @@ fn run(seed: u64, plain: bool) {
             moved = true;
         }
         moved |= pair.net.borrow_mut().shake(&mut rng);
-        for index in [CLIENT, SERVER] {
+        for index in 0..pair.workers.len() {
             if rng.random_bool(0.7) {
                 moved |= pair.step(index);
             }
@@ -162,7 +162,7 @@ fn run(seed: u64, plain: bool) {
                 moved |= server.act(&mut pair, &mut rng);
             }
         }
-        let waiting = pair.net.borrow().has_events(CLIENT) || pair.net.borrow().has_events(SERVER);
+        let waiting = (0..pair.workers.len()).any(|index| pair.net.borrow().has_events(index));
         still = if moved || waiting || calls.len() < wanted {
             0
         } else {
@@ -232,28 +232,38 @@ fn judge(seed: u64, pair: &Pair, calls: &[Call]) {
         );
         assert_eq!(servers.len(), calls.len(), "seed {seed}");
     }
-    for index in [CLIENT, SERVER] {
+    let mut known = 0;
+    let mut open = 0;
+    for (index, worker) in pair.workers.iter().enumerate() {
+        known += worker.tunnels.len() + 2 * worker.leases.len();
+        open += pair.net.borrow().open_of(index);
         assert_eq!(
-            pair.workers[index].links.len(),
+            worker.links.len(),
             0,
             "seed {seed}: links left on worker {index}"
         );
     }
-    let tunnels = pair.workers[CLIENT].tunnels.len() + pair.workers[SERVER].tunnels.len();
-    let open = pair.net.borrow().open_of(CLIENT) + pair.net.borrow().open_of(SERVER);
-    assert_eq!(open, tunnels, "seed {seed}: sockets that nobody knows");
+    assert_eq!(open, known, "seed {seed}: sockets that nobody knows");
 }
 
 #[test]
 fn tunnels_carry_every_byte_under_any_schedule() {
     for seed in 0..40 {
-        run(seed, false);
+        run(seed, TWO_NODES, false);
     }
 }
 
 #[test]
 fn relays_carry_every_byte_under_any_schedule() {
     for seed in 0..80 {
-        run(seed, true);
+        run(seed, TWO_NODES, true);
+    }
+}
+
+#[test]
+fn the_way_within_a_node_carries_every_byte_under_any_schedule() {
+    for seed in 0..40 {
+        run(seed, ONE_NODE, false);
+        run(seed, ONE_NODE_TWO_WORKERS, false);
     }
 }

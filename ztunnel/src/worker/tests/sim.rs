@@ -6,12 +6,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use super::super::api::Pod;
 use super::super::io::{Io, Ready, Token};
+use super::super::share::Parcel;
 
 /// Who owns a socket: a worker by number, or the test itself.
 pub(super) const TEST: usize = usize::MAX;
@@ -59,6 +61,12 @@ pub(super) struct Net {
     ends: Vec<End>,
     listeners: HashMap<SocketAddr, Listener>,
     events: HashMap<usize, Vec<Ready>>,
+    /// What workers have passed on, by receiver.
+    parcels: HashMap<usize, VecDeque<Parcel<Sock>>>,
+    /// Workers that take no parcels.
+    pub(super) closed_doors: HashSet<usize>,
+    /// Connections to these destinations have lost their way: nothing passes, in either direction.
+    pub(super) filtered: HashSet<SocketAddr>,
     /// Destinations where nobody answers.
     pub(super) silent: HashSet<SocketAddr>,
     /// Destinations to which there is no way: a dial fails at once.
@@ -93,6 +101,17 @@ impl Net {
 
     pub(super) fn take_events(&mut self, owner: usize) -> Vec<Ready> {
         self.events.remove(&owner).unwrap_or_default()
+    }
+
+    /// The next parcel for a worker, whose sockets are its own from now on.
+    pub(super) fn take_parcel(&mut self, owner: usize) -> Option<Parcel<Sock>> {
+        let parcel = self.parcels.get_mut(&owner)?.pop_front()?;
+        let sock = match &parcel {
+            Parcel::Captured(captured) => captured.socket,
+            Parcel::Offer(offer) => offer.socket,
+        };
+        self.ends[sock.0].owner = owner;
+        Some(parcel)
     }
 
     pub(super) fn has_events(&self, owner: usize) -> bool {
@@ -196,6 +215,10 @@ impl Net {
     pub(super) fn carry(&mut self, from: usize, most: usize) -> bool {
         let to = self.ends[from].peer;
         if self.ends[from].vanished || self.ends[to].vanished {
+            return false;
+        }
+        let ends = [self.ends[from].remote, self.ends[from].local];
+        if ends.iter().any(|end| self.filtered.contains(end)) {
             return false;
         }
         if self.ends[to].closed || self.ends[from].reset {
@@ -320,6 +343,22 @@ impl Net {
         }
     }
 
+    /// Everything that was ever written towards or from this address.
+    pub(super) fn written_at(&self, at: SocketAddr) -> usize {
+        let there = |end: &&End| end.remote == at || end.local == at;
+        self.ends.iter().filter(there).map(|end| end.written).sum()
+    }
+
+    /// The test resets every connection at this address, as a packet filter with `reject` does.
+    pub(super) fn reset_at(&mut self, at: SocketAddr) {
+        for end in 0..self.ends.len() {
+            if (self.ends[end].remote == at || self.ends[end].local == at) && !self.ends[end].closed
+            {
+                self.reset_end(end);
+            }
+        }
+    }
+
     pub(super) fn was_reset(&self, sock: Sock) -> bool {
         self.ends[sock.0].reset
     }
@@ -341,6 +380,8 @@ impl Net {
 pub(super) struct SimIo {
     pub(super) net: Shared,
     pub(super) owner: usize,
+    /// The first worker of the same process.
+    pub(super) first: usize,
 }
 
 impl Io for SimIo {
@@ -409,6 +450,25 @@ impl Io for SimIo {
             .expect("listen first")
             .token = Some(token);
         Ok(())
+    }
+
+    fn release(&mut self, socket: &Sock) -> io::Result<()> {
+        self.net.borrow_mut().ends[socket.0].token = None;
+        Ok(())
+    }
+
+    fn pass(&mut self, to: usize, parcel: Parcel<Sock>) -> Result<(), Parcel<Sock>> {
+        let mut net = self.net.borrow_mut();
+        let to = self.first + to;
+        if net.closed_doors.contains(&to) {
+            return Err(parcel);
+        }
+        net.parcels.entry(to).or_default().push_back(parcel);
+        Ok(())
+    }
+
+    fn wall_clock(&mut self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn read(&mut self, socket: &Sock, into: &mut [u8]) -> io::Result<usize> {
