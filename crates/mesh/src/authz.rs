@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What is known about a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Facts {
     /// Who calls, proven by mTLS; `None` for plaintext.
     pub source: Option<Identity>,

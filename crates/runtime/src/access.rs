@@ -1,11 +1,14 @@
 //! Lines written beside the work: a bounded queue and one thread that writes batches. A slow or
 //! blocked sink costs lines, which are counted, never time. Used for the process log and for the
 //! access log of workers.
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
+
+/// Bytes per write at most.
+const BATCH: usize = 64 << 10;
 
 /// Lines that may wait.
 pub const QUEUE_LINES: usize = 10_000;
@@ -71,7 +74,9 @@ impl Writer {
     }
 }
 
-fn run(items: &Receiver<Item>, mut sink: impl Write) {
+fn run(items: &Receiver<Item>, sink: impl Write) {
+    // One write for what has gathered, not one for each line.
+    let mut sink = BufWriter::with_capacity(BATCH, sink);
     // A sink that fails (closed pipe) must not end the process: its lines are lost.
     while let Ok(first) = items.recv() {
         let mut next = Some(first);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hbone::headers::{ConnectRequest, ConnectResponse};
 use hbone::proto::{ErrorCode, StreamId};
-use mesh::authz::{self, Decision};
+use mesh::authz::Decision;
 
 use super::api::{Ask, Direction, Notice, Reason, Refused};
 use super::facts::{authz_facts, baggage};
@@ -170,7 +170,7 @@ impl<I: Io> Worker<I> {
         let Some(facts) = self.links.get(key).and_then(authz_facts) else {
             return;
         };
-        match authz::authorize(&self.snapshot, &own, &facts) {
+        match self.verdicts.authorize(&self.snapshot, &own, &facts) {
             Decision::Allow { .. } => self.dial_app(key, io),
             Decision::Missing { name } => {
                 if self
@@ -217,7 +217,7 @@ impl<I: Io> Worker<I> {
                 io,
             );
         };
-        let decision = authz::authorize(&self.snapshot, &own, &facts);
+        let decision = self.verdicts.authorize(&self.snapshot, &own, &facts);
         if decision.is_allowed() {
             return self.dial_app(key, io);
         }

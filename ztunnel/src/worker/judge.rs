@@ -70,7 +70,7 @@ impl<I: Io> Worker<I> {
             .or_else(|| self.pods.get(pod)?.last_own.clone())
             .or_else(|| connection.destination_workload.clone());
         let Some(own) = own else { return };
-        let decision = authz::authorize(&self.snapshot, &own, &facts);
+        let decision = self.verdicts.authorize(&self.snapshot, &own, &facts);
         let cut = match &decision {
             Decision::Allow { .. } => {
                 if let Some(link) = self.links.get_mut(key) {

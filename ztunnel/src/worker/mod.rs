@@ -36,6 +36,7 @@ mod threads;
 mod timers;
 mod tls;
 mod tunnel;
+mod verdicts;
 
 pub use threads::{Gone, Workers, start};
 

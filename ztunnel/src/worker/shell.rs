@@ -27,6 +27,10 @@ pub(super) const WAKER: mio::Token = mio::Token(usize::MAX);
 const EVENTS: usize = 1024;
 /// How soon a full notice queue is tried again.
 const NOTICE_RETRY: Duration = Duration::from_millis(5);
+/// Reports of connections may wait so long for others: each batch wakes control.
+const NOTICE_BATCH: Duration = Duration::from_millis(5);
+/// So many wait for nobody.
+const NOTICES_WAITING: usize = 256;
 /// How long a worker that ends tries to hand over its last notices.
 const LAST_NOTICES: Duration = Duration::from_secs(1);
 
@@ -76,6 +80,7 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         at: None,
         busy: false,
     };
+    let mut outbox = Outbox::default();
     let (spin, mut active) = (worker.settings.spin, Instant::now());
     loop {
         let timeout = match active.elapsed() < spin {
@@ -117,7 +122,41 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
             });
             return last_notices(&mut worker, &inbox);
         }
-        tell(&mut worker, &inbox);
+        outbox.tell(&mut worker, &inbox, now);
+    }
+}
+
+/// When the waiting notices are handed over.
+#[derive(Default)]
+struct Outbox {
+    /// The oldest of them has waited since then.
+    since: Option<Instant>,
+    /// So many were looked at, and may wait.
+    patient: usize,
+}
+
+impl Outbox {
+    /// Hands over what happened, soon or now.
+    fn tell(&mut self, worker: &mut Worker<Sockets>, inbox: &Inbox, now: Instant) {
+        if worker.notices.is_empty() {
+            return;
+        }
+        let since = *self.since.get_or_insert(now);
+        let fresh = worker.notices.get(self.patient..).unwrap_or_default();
+        let report = |notice: &Notice| {
+            matches!(
+                notice,
+                Notice::Opened(_) | Notice::Closed(_) | Notice::Refused(_)
+            )
+        };
+        let patient = fresh.iter().all(report);
+        self.patient = worker.notices.len();
+        let waited = now.saturating_duration_since(since);
+        if patient && waited < NOTICE_BATCH && worker.notices.len() < NOTICES_WAITING {
+            return;
+        }
+        tell(worker, inbox);
+        *self = Self::default();
     }
 }
 

@@ -21,6 +21,7 @@ use super::share::{Neighbours, Parcel};
 use super::slots::{Key, Slots};
 use super::timers::Timers;
 use super::tunnel::{Act, Phase, PoolKey, Pooled, Tunnel};
+use super::verdicts::Verdicts;
 
 /// Notices that may wait for control before this worker stops accepting.
 pub(super) const MAX_NOTICES: usize = 65_536;
@@ -50,6 +51,7 @@ pub(super) struct Worker<I: Io> {
     pub(super) buffers: Buffers,
     pub(super) queues: Queues,
     pub(super) judge: Judge,
+    pub(super) verdicts: Verdicts,
     pub(super) notices: Vec<Notice>,
     pub(super) rng: SmallRng,
     /// Set by a drain: when the rest is cut.
@@ -115,6 +117,7 @@ impl<I: Io> Worker<I> {
             buffers: Buffers::new(),
             queues: Queues::default(),
             judge: Judge::default(),
+            verdicts: Verdicts::default(),
             notices: Vec::new(),
             rng,
             draining: None,

@@ -23,12 +23,18 @@ pub(super) struct Policies {
     names: Map<PolicyName, Arc<Policy>>,
     global: List,
     namespaces: Map<Arc<str>, List>,
+    version: u64,
 }
 
 /// Sorted by name.
 type List = Arc<[Arc<Policy>]>;
 
 impl Policies {
+    /// Grows with each change of a policy.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     pub(super) fn get(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
         self.names.get(name)
     }
@@ -50,6 +56,7 @@ impl Policies {
             Scope::Selector => {}
         }
         self.names.insert(policy.name.clone(), policy);
+        self.version += 1;
     }
 
     pub(super) fn remove(&mut self, name: &PolicyName) -> Option<Arc<Policy>> {
@@ -62,6 +69,7 @@ impl Policies {
             }),
             Scope::Selector => {}
         }
+        self.version += 1;
         Some(removed)
     }
 

@@ -40,6 +40,12 @@ impl Snapshot {
         self.generation
     }
 
+    /// Grows with each change of a policy. A decision holds as long as this and the workload stay what they are.
+    #[must_use]
+    pub fn policy_version(&self) -> u64 {
+        self.policies.version()
+    }
+
     /// The workload of that uid.
     #[must_use]
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
