@@ -25,7 +25,7 @@ use crate::control::publish::Published;
 use crate::control::{admin, dump, missing, xds};
 use crate::pods::session::Session;
 use crate::pods::{Enrolment, Pods};
-use crate::report::Report;
+use crate::report::{Lines, Report};
 use crate::worker::api::{Ask, Notice};
 use crate::worker::{self, Workers};
 
@@ -262,7 +262,11 @@ impl Pump {
                     }
                 }
                 batch = notices.recv() => match batch {
-                    Some(batch) => batch.into_iter().for_each(|notice| self.take(notice)),
+                    Some(batch) => {
+                        let mut lines = Lines::default();
+                        batch.into_iter().for_each(|notice| self.take(notice, &mut lines));
+                        self.report.write(lines);
+                    }
                     None => return false,
                 },
             }
@@ -270,11 +274,11 @@ impl Pump {
         true
     }
 
-    fn take(&mut self, notice: Notice) {
+    fn take(&mut self, notice: Notice, lines: &mut Lines) {
         match notice {
-            Notice::Opened(connection) => self.report.opened(&connection),
-            Notice::Closed(closed) => self.report.closed(&closed),
-            Notice::Refused(refused) => self.report.refused(&refused),
+            Notice::Opened(connection) => self.report.opened(&connection, lines),
+            Notice::Closed(closed) => self.report.closed(&closed, lines),
+            Notice::Refused(refused) => self.report.refused(&refused, lines),
             Notice::Ask(Ask::Certificate { identity }) => self.certificates.wanted_now(&identity),
             // All workloads and policies are subscribed to; what is missing comes by itself, and `missing` watches.
             Notice::Ask(Ask::Workload { .. } | Ask::Policy { .. }) => {}

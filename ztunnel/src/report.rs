@@ -4,6 +4,7 @@
 pub mod labels;
 pub mod line;
 mod metrics;
+mod parts;
 pub mod reason;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,20 @@ pub struct Report {
     format: Format,
 }
 
+/// The access log lines of a batch of notices.
+#[derive(Debug, Default)]
+pub struct Lines {
+    text: String,
+    count: u64,
+}
+
+impl Lines {
+    fn push(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.count += 1;
+    }
+}
+
 impl Report {
     /// Registers the metrics; lines go to `log`.
     pub fn new(registry: &Registry, log: Writer, format: Format) -> Self {
@@ -36,20 +51,16 @@ impl Report {
     }
 
     /// A connection is being set up.
-    pub fn opened(&self, connection: &Arc<Connection>) {
+    pub fn opened(&self, connection: &Arc<Connection>, lines: &mut Lines) {
         let labels = self.lock().opened(connection);
         if tracing::enabled!(target: "access", Level::DEBUG) {
-            self.log.write(line::opened(
-                self.format,
-                SystemTime::now(),
-                connection,
-                &labels,
-            ));
+            let now = SystemTime::now();
+            lines.push(&line::opened(self.format, now, connection, &labels));
         }
     }
 
     /// An opened connection ended.
-    pub fn closed(&self, closed: &Closed) {
+    pub fn closed(&self, closed: &Closed, lines: &mut Lines) {
         let flag = reason::flag(closed.reason, line::target(&closed.connection));
         let outcome = reason::outcome(closed.reason);
         let labels = self.lock().closed(&closed.connection, flag, outcome);
@@ -58,20 +69,22 @@ impl Report {
             _ => tracing::enabled!(target: "access", Level::ERROR),
         };
         if shown {
-            self.log.write(line::closed(
-                self.format,
-                SystemTime::now(),
-                closed,
-                &labels,
-            ));
+            let now = SystemTime::now();
+            lines.push(&line::closed(self.format, now, closed, &labels));
         }
     }
 
     /// A connection ended before its facts were known: a line, no metric.
-    pub fn refused(&self, refused: &Refused) {
+    pub fn refused(&self, refused: &Refused, lines: &mut Lines) {
         if tracing::enabled!(target: "access", Level::WARN) {
-            self.log
-                .write(line::refused(self.format, SystemTime::now(), refused));
+            lines.push(&line::refused(self.format, SystemTime::now(), refused));
+        }
+    }
+
+    /// Writes the lines of a batch.
+    pub fn write(&self, lines: Lines) {
+        if lines.count > 0 {
+            self.log.write_lines(lines.text, lines.count);
         }
     }
 

@@ -3,15 +3,17 @@
 //! access log of workers.
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Bytes per write at most.
 const BATCH: usize = 64 << 10;
 
-/// Lines that may wait.
+/// Entries that may wait: single lines, or batches of them.
 pub const QUEUE_LINES: usize = 10_000;
+/// Bytes that may wait.
+pub const QUEUE_BYTES: usize = 8 << 20;
 
 enum Item {
     Line(Vec<u8>),
@@ -23,6 +25,7 @@ enum Item {
 pub struct Writer {
     queue: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Writer {
@@ -40,19 +43,31 @@ impl Writer {
     /// As [`Writer::start`].
     pub fn with_capacity(sink: impl Write + Send + 'static, lines: usize) -> std::io::Result<Self> {
         let (queue, items) = sync_channel(lines);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = waiting.clone();
         std::thread::Builder::new()
             .name("lines".into())
-            .spawn(move || run(&items, sink))?;
+            .spawn(move || run(&items, &taken, sink))?;
         Ok(Self {
             queue,
             dropped: Arc::default(),
+            waiting,
         })
     }
 
     /// Queues one line (with its newline). Never blocks: a full queue drops the line and counts it.
     pub fn write(&self, line: impl Into<Vec<u8>>) {
-        if self.queue.try_send(Item::Line(line.into())).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.write_lines(line, 1);
+    }
+
+    /// As [`Writer::write`], for `count` lines that belong to one moment: one wake-up for all of them.
+    pub fn write_lines(&self, lines: impl Into<Vec<u8>>, count: u64) {
+        let lines = lines.into();
+        let len = lines.len();
+        let full = self.waiting.fetch_add(len, Ordering::Relaxed) > QUEUE_BYTES;
+        if full || self.queue.try_send(Item::Line(lines)).is_err() {
+            self.waiting.fetch_sub(len, Ordering::Relaxed);
+            self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -74,7 +89,7 @@ impl Writer {
     }
 }
 
-fn run(items: &Receiver<Item>, sink: impl Write) {
+fn run(items: &Receiver<Item>, taken: &AtomicUsize, sink: impl Write) {
     // One write for what has gathered, not one for each line.
     let mut sink = BufWriter::with_capacity(BATCH, sink);
     // A sink that fails (closed pipe) must not end the process: its lines are lost.
@@ -83,7 +98,10 @@ fn run(items: &Receiver<Item>, sink: impl Write) {
         let mut waiting = Vec::new();
         while let Some(item) = next {
             match item {
-                Item::Line(line) => _ = sink.write_all(&line),
+                Item::Line(line) => {
+                    let _ = sink.write_all(&line);
+                    taken.fetch_sub(line.len(), Ordering::Relaxed);
+                }
                 Item::Flush(done) => waiting.push(done),
             }
             next = items.try_recv().ok();

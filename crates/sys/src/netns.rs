@@ -1,5 +1,6 @@
 //! Network namespaces: opened by path or descriptor, entered only through a closure that always
 //! comes back. Called by the CNI agent (rules), ztunnel (listeners, dials) and the tests.
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -8,6 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns, unshare};
+
+thread_local! {
+    /// Where the thread is, once it has entered a namespace: asking the kernel costs four system calls. Only what stands in
+    /// this file changes the namespace of such a thread.
+    static HERE: Cell<Option<Netns>> = const { Cell::new(None) };
+}
 
 /// What tells two namespaces apart: the device and inode of their nsfs file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,11 +109,16 @@ impl Netns {
     /// # Errors
     /// When the namespace cannot be entered (needs CAP_SYS_ADMIN); `work` has not run then.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        let home = Self::current()?;
+        let home = match HERE.take() {
+            Some(known) => known,
+            None => Self::current()?,
+        };
+        HERE.set(Some(home.clone()));
         if home.id == self.id {
             return Ok(work());
         }
         setns(self, CloneFlags::CLONE_NEWNET)?;
+        HERE.set(Some(self.clone()));
         let _back = Back(home);
         Ok(work())
     }
@@ -120,6 +132,7 @@ impl Drop for Back {
         if setns(&self.0, CloneFlags::CLONE_NEWNET).is_err() {
             std::process::abort();
         }
+        HERE.set(Some(self.0.clone()));
     }
 }
 

@@ -12,11 +12,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use runtime::metrics::Registry;
 
 use super::labels::{Labels, Series, reporter};
+use super::parts::Parts;
 use super::reason::{Flag, Outcome};
 use crate::worker::api::{Connection, Direction};
 
 /// Peers choose some of the labels (baggage), so their number has a bound; what comes after is counted coarsely.
 const MAX_LABEL_SETS: usize = 20_000;
+
+/// Connections of so many kinds are recognised at once.
+const MAX_KNOWN: usize = 4096;
 
 /// Counters of all label sets, and what of the live connections has been counted already.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub struct Metrics {
     received: Family<Series, Counter>,
     open: [Gauge; 2],
     interned: HashMap<Arc<Labels>, Arc<Handles>>,
+    /// The same, found without looking at strings.
+    known: HashMap<Parts, Arc<Handles>>,
     /// Label sets that are kept apart.
     limit: usize,
     /// Keyed by the address of the connection, which the `Arc` in the value keeps from being reused.
@@ -108,6 +114,7 @@ impl Metrics {
             received,
             open,
             interned: HashMap::new(),
+            known: HashMap::new(),
             limit,
             live: HashMap::new(),
         }
@@ -115,7 +122,7 @@ impl Metrics {
 
     /// A connection was opened. Returns its labels, for the log.
     pub fn opened(&mut self, connection: &Arc<Connection>) -> Arc<Labels> {
-        let handles = self.handles(Labels::of(connection));
+        let handles = self.handles_of(connection);
         handles.opened.inc();
         self.open_gauge(connection.direction).inc();
         let labels = Arc::clone(&handles.labels);
@@ -176,6 +183,22 @@ impl Metrics {
             Direction::Inbound => &self.open[0],
             Direction::Outbound => &self.open[1],
         }
+    }
+
+    fn handles_of(&mut self, connection: &Connection) -> Arc<Handles> {
+        let Some(parts) = Parts::of(connection) else {
+            return self.handles(Labels::of(connection));
+        };
+        if let Some(handles) = self.known.get(&parts) {
+            return Arc::clone(handles);
+        }
+        let handles = self.handles(Labels::of(connection));
+        if self.known.len() >= MAX_KNOWN {
+            // Parts of workloads that have changed or gone since.
+            self.known = HashMap::new();
+        }
+        self.known.insert(parts, Arc::clone(&handles));
+        handles
     }
 
     fn handles(&mut self, labels: Labels) -> Arc<Handles> {

@@ -161,6 +161,18 @@ fn report() -> (Report, Registry, mpsc::Receiver<Vec<u8>>) {
     )
 }
 
+fn opened(report: &Report, connection: &Arc<Connection>) {
+    let mut lines = Lines::default();
+    report.opened(connection, &mut lines);
+    report.write(lines);
+}
+
+fn ended(report: &Report, closed: &Closed) {
+    let mut lines = Lines::default();
+    report.closed(closed, &mut lines);
+    report.write(lines);
+}
+
 fn metric(registry: &Registry, name: &str) -> Vec<String> {
     let text = registry.encode(None).1;
     text.lines()
@@ -191,8 +203,8 @@ const CAPTURED_METRIC: &str = "istio_tcp_connections_opened_total{reporter=\"sou
 #[test]
 fn metrics_are_byte_for_byte_upstreams() {
     let (report, registry, _lines) = report();
-    report.opened(&carried(0, 0));
-    report.opened(&carried(0, 0));
+    opened(&report, &carried(0, 0));
+    opened(&report, &carried(0, 0));
     assert_eq!(
         metric(&registry, "istio_tcp_connections_opened_total"),
         [CAPTURED_METRIC]
@@ -204,7 +216,7 @@ fn metrics_are_byte_for_byte_upstreams() {
 fn bytes_of_a_live_connection_are_counted_once() {
     let (report, registry, _lines) = report();
     let connection = carried(0, 0);
-    report.opened(&connection);
+    opened(&report, &connection);
     let total = |name| {
         report.count_live();
         metric(&registry, name)[0]
@@ -218,7 +230,7 @@ fn bytes_of_a_live_connection_are_counted_once() {
     connection.bytes.add_sent(5);
     assert_eq!(total("istio_tcp_sent_bytes_total"), "15");
     connection.bytes.add_received(7);
-    report.closed(&closed(connection, Reason::Complete, None));
+    ended(&report, &closed(connection, Reason::Complete, None));
     assert_eq!(total("istio_tcp_sent_bytes_total"), "15");
     assert_eq!(total("istio_tcp_received_bytes_total"), "7");
     assert!(report.live().is_empty());
@@ -228,8 +240,8 @@ fn bytes_of_a_live_connection_are_counted_once() {
 fn a_denied_connection_is_closed_and_failed_with_its_flag() {
     let (report, registry, _lines) = report();
     let connection = carried(0, 0);
-    report.opened(&connection);
-    report.closed(&closed(connection, Reason::PolicyDenied, None));
+    opened(&report, &connection);
+    ended(&report, &closed(connection, Reason::PolicyDenied, None));
     for name in [
         "istio_tcp_connections_closed_total",
         "istio_tcp_connections_failed_total",
@@ -245,7 +257,7 @@ fn a_denied_connection_is_closed_and_failed_with_its_flag() {
 #[test]
 fn an_end_without_a_beginning_is_counted_as_both() {
     let (report, registry, _lines) = report();
-    report.closed(&closed(carried(1, 1), Reason::Complete, None));
+    ended(&report, &closed(carried(1, 1), Reason::Complete, None));
     assert_eq!(
         metric(&registry, "istio_tcp_connections_opened_total").len(),
         1

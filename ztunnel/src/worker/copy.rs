@@ -113,6 +113,10 @@ impl<I: Io> Worker<I> {
             return;
         };
         if link.far_ended && link.phase == Phase::Copy && !matches!(link.far, Far::Plain(_)) {
+            if link.near.eof && link.end_sent && link.near.pending.is_empty() {
+                // Both ways are over: closing the socket, which follows, sends the FIN.
+                link.near.fin_sent = true;
+            }
             link.near.finish(io);
         }
         self.finish_link(key, io);

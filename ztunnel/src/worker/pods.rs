@@ -264,13 +264,18 @@ impl<I: Io> Worker<I> {
             Kind::Outbound => Direction::Outbound,
             _ => Direction::Inbound,
         };
-        let local = io.local_address(&socket).map(unmapped).ok();
-        let Some(destination) = io.original_destination(&socket).or(local) else {
+        let original = io.original_destination(&socket);
+        let ports = self.settings.ports;
+        let local = match original {
+            Some(original) if !ports.contains(original.port()) => None,
+            _ => io.local_address(&socket).map(unmapped).ok(),
+        };
+        let Some(destination) = original.or(local) else {
             // The peer is gone already.
             return io.close(socket, true);
         };
         // Not redirected, but called by its number: a dial to there would come back here, for ever.
-        let direct = Some(destination) == local && self.settings.ports.contains(destination.port());
+        let direct = Some(destination) == local && ports.contains(destination.port());
         let refused = if direct {
             let detail = format!("{destination} is a port of ztunnel itself");
             Some((Reason::SelfCall, detail))

@@ -1,6 +1,7 @@
 //! Whole workers on scripted sockets: two of them back to back under random schedules, and single facts of the life of
 //! a connection. No real socket, no real time; every schedule is a seed.
 
+mod cost;
 mod facts;
 mod hostile;
 mod mesh;

@@ -63,6 +63,8 @@ pub(super) struct Net {
     events: HashMap<usize, Vec<Ready>>,
     /// What workers have passed on, by receiver.
     parcels: HashMap<usize, VecDeque<Parcel<Sock>>>,
+    /// System calls so far, by worker.
+    pub(super) calls: HashMap<usize, usize>,
     /// Workers that take no parcels.
     pub(super) closed_doors: HashSet<usize>,
     /// Connections to these destinations have lost their way: nothing passes, in either direction.
@@ -384,22 +386,36 @@ pub(super) struct SimIo {
     pub(super) first: usize,
 }
 
+impl SimIo {
+    /// One system call: counted, and what the simulation itself allocates is nobody's cost.
+    fn call<T>(&mut self, work: impl FnOnce(&mut Net) -> T) -> T {
+        let mut result = None;
+        allocation_counter::opt_out(|| {
+            let mut net = self.net.borrow_mut();
+            *net.calls.entry(self.owner).or_default() += 1;
+            result = Some(work(&mut net));
+        });
+        result.expect("opt_out has run it")
+    }
+}
+
 impl Io for SimIo {
     type Socket = Sock;
     type Listener = SocketAddr;
 
     fn accept(&mut self, listener: &SocketAddr) -> io::Result<(Sock, SocketAddr)> {
-        let mut net = self.net.borrow_mut();
-        let sock = net.accept(*listener).ok_or(io::ErrorKind::WouldBlock)?;
-        Ok((sock, net.remote(sock)))
+        self.call(|net| {
+            let sock = net.accept(*listener).ok_or(io::ErrorKind::WouldBlock)?;
+            Ok((sock, net.remote(sock)))
+        })
     }
 
     fn local_address(&mut self, socket: &Sock) -> io::Result<SocketAddr> {
-        Ok(self.net.borrow().ends[socket.0].local)
+        self.call(|net| Ok(net.ends[socket.0].local))
     }
 
     fn original_destination(&mut self, socket: &Sock) -> Option<SocketAddr> {
-        self.net.borrow().ends[socket.0].original
+        self.call(|net| net.ends[socket.0].original)
     }
 
     fn dial(
@@ -409,62 +425,62 @@ impl Io for SimIo {
         source: Option<IpAddr>,
     ) -> io::Result<Sock> {
         let from = source.unwrap_or(IpAddr::from([10, 0, 0, 1]));
-        self.net
-            .borrow_mut()
-            .connect(self.owner, from, destination, None)
+        let owner = self.owner;
+        self.call(|net| net.connect(owner, from, destination, None))
     }
 
     fn take_error(&mut self, socket: &Sock) -> Option<io::Error> {
-        let net = self.net.borrow();
-        let end = &net.ends[socket.0];
-        match (end.reset, end.connected) {
-            (true, true) => Some(io::ErrorKind::ConnectionReset.into()),
-            (true, false) => Some(io::ErrorKind::ConnectionRefused.into()),
-            _ => None,
-        }
+        self.call(|net| {
+            let end = &net.ends[socket.0];
+            match (end.reset, end.connected) {
+                (true, true) => Some(io::ErrorKind::ConnectionReset.into()),
+                (true, false) => Some(io::ErrorKind::ConnectionRefused.into()),
+                _ => None,
+            }
+        })
     }
 
     fn register(&mut self, socket: &Sock, token: Token) -> io::Result<()> {
-        let mut net = self.net.borrow_mut();
-        net.ends[socket.0].token = Some(token);
-        // epoll tells at once what is true already.
-        let end = &net.ends[socket.0];
-        let (reset, connected) = (end.reset, end.connected);
-        let (readable, ended) = (!end.inbox.is_empty() || end.fin_in, end.fin_in);
-        if reset || connected {
-            net.push(socket.0, |event| {
-                event.readable |= readable || reset;
-                event.writable = true;
-                event.ended |= ended || reset;
-                event.error |= reset;
-            });
-        }
-        Ok(())
+        self.call(|net| {
+            net.ends[socket.0].token = Some(token);
+            // epoll tells at once what is true already.
+            let end = &net.ends[socket.0];
+            let (reset, connected) = (end.reset, end.connected);
+            let (readable, ended) = (!end.inbox.is_empty() || end.fin_in, end.fin_in);
+            if reset || connected {
+                net.push(socket.0, |event| {
+                    event.readable |= readable || reset;
+                    event.writable = true;
+                    event.ended |= ended || reset;
+                    event.error |= reset;
+                });
+            }
+            Ok(())
+        })
     }
 
     fn register_listener(&mut self, listener: &SocketAddr, token: Token) -> io::Result<()> {
-        self.net
-            .borrow_mut()
-            .listeners
-            .get_mut(listener)
-            .expect("listen first")
-            .token = Some(token);
-        Ok(())
+        self.call(|net| {
+            let listener = net.listeners.get_mut(listener).expect("listen first");
+            listener.token = Some(token);
+            Ok(())
+        })
     }
 
     fn release(&mut self, socket: &Sock) -> io::Result<()> {
-        self.net.borrow_mut().ends[socket.0].token = None;
+        self.call(|net| net.ends[socket.0].token = None);
         Ok(())
     }
 
     fn pass(&mut self, to: usize, parcel: Parcel<Sock>) -> Result<(), Parcel<Sock>> {
-        let mut net = self.net.borrow_mut();
         let to = self.first + to;
-        if net.closed_doors.contains(&to) {
-            return Err(parcel);
-        }
-        net.parcels.entry(to).or_default().push_back(parcel);
-        Ok(())
+        self.call(|net| {
+            if net.closed_doors.contains(&to) {
+                return Err(parcel);
+            }
+            net.parcels.entry(to).or_default().push_back(parcel);
+            Ok(())
+        })
     }
 
     fn wall_clock(&mut self) -> SystemTime {
@@ -473,52 +489,56 @@ impl Io for SimIo {
 
     fn read(&mut self, socket: &Sock, into: &mut [u8]) -> io::Result<usize> {
         assert!(!into.is_empty(), "an empty read would look like an end");
-        self.net.borrow_mut().read(*socket, into)
+        self.call(|net| net.read(*socket, into))
     }
 
     fn read_vectored(&mut self, socket: &Sock, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let mut total = 0;
-        for slice in into.iter_mut() {
-            match self.read(socket, slice) {
-                Ok(n) => {
-                    total += n;
-                    if n < slice.len() {
-                        return Ok(total);
+        self.call(|net| {
+            let mut total = 0;
+            for slice in into.iter_mut() {
+                match net.read(*socket, slice) {
+                    Ok(n) => {
+                        total += n;
+                        if n < slice.len() {
+                            return Ok(total);
+                        }
                     }
+                    Err(fault) if total == 0 => return Err(fault),
+                    Err(_) => return Ok(total),
                 }
-                Err(fault) if total == 0 => return Err(fault),
-                Err(_) => return Ok(total),
             }
-        }
-        Ok(total)
+            Ok(total)
+        })
     }
 
     fn write(&mut self, socket: &Sock, bytes: &[u8]) -> io::Result<usize> {
-        self.net.borrow_mut().write(*socket, bytes)
+        self.call(|net| net.write(*socket, bytes))
     }
 
     fn write_vectored(&mut self, socket: &Sock, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut total = 0;
-        for slice in bytes {
-            match self.write(socket, slice) {
-                Ok(n) => {
-                    total += n;
-                    if n < slice.len() {
-                        return Ok(total);
+        self.call(|net| {
+            let mut total = 0;
+            for slice in bytes {
+                match net.write(*socket, slice) {
+                    Ok(n) => {
+                        total += n;
+                        if n < slice.len() {
+                            return Ok(total);
+                        }
                     }
+                    Err(fault) if total == 0 => return Err(fault),
+                    Err(_) => return Ok(total),
                 }
-                Err(fault) if total == 0 => return Err(fault),
-                Err(_) => return Ok(total),
             }
-        }
-        Ok(total)
+            Ok(total)
+        })
     }
 
     fn end(&mut self, socket: &Sock) {
-        self.net.borrow_mut().end(*socket);
+        self.call(|net| net.end(*socket));
     }
 
     fn close(&mut self, socket: Sock, reset: bool) {
-        self.net.borrow_mut().close(socket, reset);
+        self.call(|net| net.close(socket, reset));
     }
 }
