@@ -72,7 +72,10 @@ impl Outgoing {
 /// Bytes that a slow reader has not yet taken. Chunks, so that neither growing nor draining moves what is held, and
 /// memory goes back as it drains. Bounded by the caller (stream window).
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+pub(super) struct Pending(Option<Box<Chunks>>);
+
+#[derive(Debug, Default)]
+struct Chunks {
     chunks: VecDeque<Vec<u8>>,
     /// Bytes of the first chunk that are gone already.
     head: usize,
@@ -85,15 +88,42 @@ const CHUNK: usize = 16 << 10;
 impl Pending {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.0.as_ref().map_or(0, |held| held.len)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.0.is_none()
     }
 
     /// Adds a copy of `bytes` at the end.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.0.get_or_insert_default().push(bytes);
+        }
+    }
+
+    /// The first chunks, for one vectored write. `into` is cleared first.
+    pub(super) fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, most: usize) {
+        into.clear();
+        if let Some(held) = &self.0 {
+            held.slices(into, most);
+        }
+    }
+
+    /// `n` bytes of the front were taken.
+    pub(super) fn taken(&mut self, n: usize) {
+        if let Some(held) = &mut self.0 {
+            held.taken(n);
+            if held.len == 0 {
+                // A quiet connection holds nothing.
+                self.0 = None;
+            }
+        }
+    }
+}
+
+impl Chunks {
+    fn push(&mut self, mut bytes: &[u8]) {
         self.len += bytes.len();
         if let Some(last) = self.chunks.back_mut() {
             let fits = (last.capacity() - last.len()).min(bytes.len());
@@ -109,16 +139,13 @@ impl Pending {
         }
     }
 
-    /// The first chunks, for one vectored write. `into` is cleared first.
-    pub(super) fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, most: usize) {
-        into.clear();
+    fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, most: usize) {
         for (i, chunk) in self.chunks.iter().take(most).enumerate() {
             into.push(IoSlice::new(&chunk[if i == 0 { self.head } else { 0 }..]));
         }
     }
 
-    /// `n` bytes of the front were taken.
-    pub(super) fn taken(&mut self, n: usize) {
+    fn taken(&mut self, n: usize) {
         debug_assert!(n <= self.len);
         self.len -= n;
         self.head += n;
@@ -128,11 +155,6 @@ impl Pending {
             }
             self.head -= first.len();
             self.chunks.pop_front();
-        }
-        if self.chunks.is_empty() {
-            // Also the queue's own memory: a quiet connection holds nothing.
-            self.chunks = VecDeque::new();
-            self.head = 0;
         }
     }
 }
@@ -203,7 +225,7 @@ mod tests {
             pending.taken(n);
         }
         assert_eq!(out, bytes);
-        assert_eq!(pending.chunks.capacity(), 0);
+        assert!(pending.0.is_none());
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl<I: Io> Worker<I> {
                 };
                 let mut half = Half::new(Some(socket));
                 half.blocked = true;
-                link.far = Far::Plain(half);
+                link.far = Far::Plain(Box::new(half));
                 link.phase = Phase::Dial;
                 self.set_link_alarm(key, self.settings.deadlines.dial);
             }
