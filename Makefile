@@ -7,7 +7,10 @@ DEMO_ARGS  ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN        := $(TARGET_DIR)/$(PROFILE)
 
-.PHONY: help demo test e2e check build setup fmt docs quick-figure
+.PHONY: help demo test e2e check build setup fmt docs quick-figure bench
+
+# Read by bench from the environment, like PEER_ZTUNNEL, ONLY, ROUNDS, BLOCK, WORKERS, QUICK, PUBLISH.
+export OUT ?= $(TARGET_DIR)/bench
 
 help:
 	@echo "make demo    build, then run the whole mesh on this machine (DEMO_ARGS=--once ends by itself)"
@@ -16,6 +19,7 @@ help:
 	@echo "make check   formatting, lints, docs, licences, directions between crates, sizes"
 	@echo "make docs    docs/configuration.md anew, from the settings that the binaries read"
 	@echo "make quick-figure   CPU per GB and per message of two ztunnels against two plain relays, in one run"
+	@echo "make bench   against a peer, plain relays and no mesh (PEER_ZTUNNEL=path, ONLY=, QUICK=1; docs/performance.md)"
 	@echo "make build   release binaries into $(BIN)"
 
 setup:
@@ -45,6 +49,10 @@ check: setup
 
 quick-figure: build
 	CARGO_TARGET_DIR=$(TARGET_DIR) $(CARGO) run --release --locked --quiet -p e2e --example quick_figure
+
+bench: build
+	@scripts/setup run
+	$(BIN)/causeway-bench $(BENCH_ARGS)
 
 # docs/configuration.md from the settings that the binaries read.
 docs:

@@ -1,0 +1,98 @@
+//! One of 100 streams whose reader has stopped (B9): what is held for it between the two applications, and what the other
+//! 99 still get.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Session, ZTUNNELS, rounds};
+use crate::load::{Bulk, Kind, Load};
+use crate::meter;
+use crate::outcome::{Block, Outcome};
+use crate::world::{PORT, Subject, World};
+
+const STREAMS: usize = 100;
+/// By then everything that can be filled is full.
+const FILL: Duration = Duration::from_millis(1500);
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// For each subject in turn.
+///
+/// # Errors
+/// When a load failed.
+pub fn run(session: &mut Session<'_>) -> Result<Vec<Outcome>> {
+    let world = session
+        .world
+        .as_ref()
+        .context("the world is started before")?;
+    let names = world.present(&ZTUNNELS);
+    let count = session.options.rounds.div_ceil(2);
+    let halves = rounds(count, &names, |name, _| {
+        let subject = world.subject(name)?;
+        block(world, subject, session.options.time()).map(Some)
+    })?;
+    Ok(vec![Outcome::new("stall", halves)])
+}
+
+fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
+    let (client, server) = (&subject.clients[0], &subject.far[0]);
+    let plan = Bulk {
+        up: true,
+        streams: STREAMS,
+        staller: true,
+    };
+    let load = Load::start(
+        &[&client.net.ns],
+        &[&server.net.ns],
+        &[server.at(PORT)],
+        Kind::Bulk(plan),
+    )?;
+    load.until("100 streams", LIMIT, |tally| {
+        tally.opened() >= STREAMS as u64 && tally.bytes() > 200 << 20 && tally.watched()[1] > 0
+    })?;
+    let all = world.processes();
+    let (before, begin) = (meter::look(&all)?, Instant::now());
+    let first = rate(&load, time);
+    let memory = meter::memory(&subject.pids())?;
+    load.tally.stall(true);
+    std::thread::sleep(FILL);
+    let during = rate(&load, time);
+    let [sent, received] = load.tally.watched();
+    let ours = meter::queues(&client.net.ns, load.tally.port(), PORT)?;
+    let ours = ours.context("the stalled stream's client socket is gone")?;
+    let theirs = meter::longest_receive_queue(&server.net.ns, PORT)?;
+    let grown = meter::memory(&subject.pids())?.rss as f64 - memory.rss as f64;
+    load.tally.stall(false);
+    let last = rate(&load, time);
+    let machine = meter::look(&all)?.since(&before);
+    let wall = begin.elapsed().as_secs_f64();
+    load.stop()?;
+    // What the applications' own sockets hold is not the proxies' doing.
+    let held = sent
+        .saturating_sub(received)
+        .saturating_sub(ours.send + theirs);
+    ensure!(sent > received, "the stream did not stall");
+    let values = BTreeMap::from([
+        ("held_kib", held as f64 / 1024.0),
+        ("app_sockets_kib", (ours.send + theirs) as f64 / 1024.0),
+        ("rss_grown_kib", grown),
+        (
+            "others_during_over_before_and_after",
+            during / ((first + last) / 2.0),
+        ),
+        ("gbps", during),
+    ]);
+    Ok(Block {
+        values,
+        wall,
+        machine,
+    })
+}
+
+/// Gb/s of the streams that never stall.
+fn rate(load: &Load, time: Duration) -> f64 {
+    let (bytes, begin) = (load.tally.bytes(), Instant::now());
+    std::thread::sleep(time);
+    (load.tally.bytes() - bytes) as f64 * 8.0 / 1e9 / begin.elapsed().as_secs_f64()
+}
