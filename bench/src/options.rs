@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(long, env = "WORKERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: u32,
     /// Connections that are held idle.
-    #[arg(long, env = "IDLE", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=60_000))]
+    #[arg(long, env = "IDLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=60_000))]
     pub idle: u32,
     /// A short run for development: one round of short blocks, few connections. Its figures mean little.
     #[arg(long, env = "QUICK", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = truth, hide_possible_values = true)]

@@ -59,6 +59,16 @@ impl Outcome {
         }
     }
 
+    /// Of a scenario that looks at memory only, which a busy machine does not change.
+    #[must_use]
+    pub fn of_memory(id: &str, halves: Vec<Half>) -> Self {
+        Self {
+            id: id.to_owned(),
+            halves,
+            fault: None,
+        }
+    }
+
     /// Of a scenario that failed.
     #[must_use]
     pub fn failed(id: &str, fault: String) -> Self {

@@ -70,6 +70,11 @@ impl Load {
         kind: Kind,
     ) -> Result<Self> {
         let tally = Arc::new(Tally::default());
+        // What ends by itself is measured as a whole.
+        tally.record(matches!(
+            kind,
+            Kind::Exchange(Exchange { total: Some(_), .. })
+        ));
         let (sender, answers) = mpsc::channel();
         let mut load = Self {
             tally: tally.clone(),

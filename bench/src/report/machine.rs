@@ -50,11 +50,15 @@ fn machine() -> String {
     )
 }
 
-/// What the binary says of itself, on one line.
+/// What the binary says of itself, on one line without the quotes and braces of JSON.
 fn version(binary: &Path) -> String {
     let text = output(&binary.display().to_string(), &["version"]);
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ")
+    one_line(&text)
+}
+
+fn one_line(text: &str) -> String {
+    let spaced = text.replace(',', ", ").replace(['"', '{', '}'], "");
+    spaced.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn output(program: &str, arguments: &[&str]) -> String {
@@ -67,4 +71,15 @@ fn output(program: &str, arguments: &[&str]) -> String {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_in_json_is_one_plain_line() {
+        let text = "{\"version\":\"0.1.0\",\n \"gitRevision\":\"unknown\"}";
+        assert_eq!(one_line(text), "version:0.1.0, gitRevision:unknown");
+    }
 }

@@ -38,7 +38,7 @@ pub fn run(session: &mut Session<'_>) -> Result<Vec<Outcome>> {
             })?);
         }
         halves.retain(|half| !half.blocks.is_empty());
-        outcomes.push(Outcome::new("idle", halves));
+        outcomes.push(Outcome::of_memory("idle", halves));
     }
     if session.options.wants("storm") {
         outcomes.push(storm(session)?);
@@ -173,5 +173,5 @@ fn storm(session: &Session<'_>) -> Result<Outcome> {
             },
         );
     }
-    Ok(Outcome::new("storm", vec![half]))
+    Ok(Outcome::of_memory("storm", vec![half]))
 }

@@ -3,7 +3,6 @@
 //! ztunnel>, ONLY=<part of a row's name>. Needs root.
 
 mod load;
-mod relay;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -11,6 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use causeway_bench::relay;
 use load::{Kind, Way};
 use testkit::mesh::{LIMIT, Mesh, Pod};
 use testkit::process::Process;
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [role, port, target] = arguments.as_slice() {
         anyhow::ensure!(role == "relay", "no role {role}");
-        return relay::run(port.parse()?, target.parse()?, MARK);
+        return relay::run(port.parse()?, &target.parse()?, MARK);
     }
     if let Err(reason) = testkit::topology::supported() {
         bail!("{reason}");
