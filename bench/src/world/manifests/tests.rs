@@ -1,3 +1,4 @@
+//! Tests of the objects of a world.
 use super::*;
 
 fn pods() -> Vec<Entry> {
