@@ -69,7 +69,9 @@ fn measure(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     ensure!(
-        scenario::ids().iter().any(|id| options.wants(id)),
+        scenario::ids()
+            .iter()
+            .any(|id| options.wants(id, &scenario::ids())),
         "ONLY={} names no scenario; there are: {}",
         options.only,
         scenario::ids().join(", ")

@@ -178,33 +178,15 @@ pub struct Queues {
     pub receive: u64,
 }
 
-/// Queues of the first established socket of `namespace` with these ports (0: any).
+/// Queues of the established socket of `namespace` with these ports.
 ///
 /// # Errors
 /// When the namespace cannot be entered.
 pub fn queues(namespace: &Namespace, local: u16, remote: u16) -> Result<Option<Queues>> {
     let sockets = sockets(namespace)?;
-    let fits = |socket: &&Socket| {
-        (local == 0 || socket.local == local)
-            && (remote == 0 || socket.remote == remote)
-            && socket.established
-    };
+    let fits =
+        |socket: &&Socket| socket.local == local && socket.remote == remote && socket.established;
     Ok(sockets.iter().find(fits).map(|socket| socket.queues))
-}
-
-/// The longest receive queue of the established sockets of `namespace` on a local port, bytes.
-///
-/// # Errors
-/// When the namespace cannot be entered.
-pub fn longest_receive_queue(namespace: &Namespace, local: u16) -> Result<u64> {
-    let sockets = sockets(namespace)?;
-    let fits = |socket: &&Socket| socket.local == local && socket.established;
-    Ok(sockets
-        .iter()
-        .filter(fits)
-        .map(|socket| socket.queues.receive)
-        .max()
-        .unwrap_or(0))
 }
 
 /// Established connections of `namespace` to a remote port.

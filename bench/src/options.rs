@@ -11,7 +11,7 @@ pub struct Options {
     /// A ztunnel to compare with: any binary with upstream's interface.
     #[arg(long, env = "PEER_ZTUNNEL", value_name = "PATH")]
     pub peer_ztunnel: Option<PathBuf>,
-    /// Run only scenarios whose name contains one of these, separated by commas (`--list` shows the names).
+    /// Run only these scenarios, separated by commas: whole names (`--list` shows them), or parts of names.
     #[arg(
         long,
         env = "ONLY",
@@ -24,7 +24,7 @@ pub struct Options {
     #[arg(long)]
     pub list: bool,
     /// Rounds of blocks A B C C B A.
-    #[arg(long, env = "ROUNDS", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "ROUNDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Seconds of a block.
     #[arg(long, env = "BLOCK", default_value_t = 1.0, value_parser = seconds)]
@@ -67,16 +67,13 @@ impl Options {
         Duration::from_secs_f64(self.block)
     }
 
-    /// Whether a scenario is wanted.
+    /// Whether the scenario `id` of `ids` is wanted: a part that is a whole name means that one alone.
     #[must_use]
-    pub fn wants(&self, id: &str) -> bool {
-        let mut parts = self
-            .only
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .peekable();
-        parts.peek().is_none() || parts.any(|part| id.contains(part))
+    pub fn wants(&self, id: &str, ids: &[&str]) -> bool {
+        let parts = self.only.split(',').map(str::trim);
+        let mut parts = parts.filter(|part| !part.is_empty()).peekable();
+        let fits = |part: &str| id == part || !ids.contains(&part) && id.contains(part);
+        parts.peek().is_none() || parts.any(fits)
     }
 }
 
@@ -116,12 +113,19 @@ mod tests {
 
     #[test]
     fn only_names_parts_of_scenarios() {
-        let all = parse(&["--only="]).unwrap();
-        assert!(all.wants("bulk-up-1"));
-        let some = parse(&["--only", "bulk-up, crr"]).unwrap();
-        assert!(
-            some.wants("bulk-up-16") && some.wants("near-crr-16") && !some.wants("bulk-down-1")
+        let ids = ["bulk-up-1", "bulk-up-16", "bulk-down-1", "near-crr-16"];
+        let wanted = |only: &str| -> Vec<&str> {
+            let options = parse(&["--only", only]).unwrap();
+            ids.into_iter()
+                .filter(|id| options.wants(id, &ids))
+                .collect()
+        };
+        assert_eq!(wanted(""), ids);
+        assert_eq!(
+            wanted("bulk-up, crr"),
+            ["bulk-up-1", "bulk-up-16", "near-crr-16"]
         );
+        assert_eq!(wanted("bulk-up-1"), ["bulk-up-1"]);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Connection {
             self.stream.write_head(&head, 0)?;
             self.begun = true;
             if self.mode == Mode::Staller {
-                tally.watched_port(self.stream.port());
+                tally.watch_port(End::Sender, self.stream.local_port());
             }
         }
         if tally.stopping() && !self.finished {

@@ -156,6 +156,9 @@ impl Connection {
                 self.stream.incoming = head.seed;
                 self.stream.outgoing = pattern::answers(head.seed);
                 self.open = Some(head);
+                if head.mode == Mode::Staller {
+                    tally.watch_port(End::Receiver, self.stream.peer_port());
+                }
             }
         }
         let Some(head) = self.open else {

@@ -151,8 +151,13 @@ impl Stream {
     }
 
     /// Local port.
-    pub fn port(&self) -> u16 {
+    pub fn local_port(&self) -> u16 {
         self.socket.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Port of the other end.
+    pub fn peer_port(&self) -> u16 {
+        self.socket.peer_addr().map_or(0, |address| address.port())
     }
 
     fn write_raw(&mut self, bytes: &[u8]) -> io::Result<usize> {

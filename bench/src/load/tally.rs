@@ -18,7 +18,7 @@ pub struct Tally {
     recording: AtomicBool,
     stalled: AtomicBool,
     watched: [AtomicU64; 2],
-    watched_port: AtomicU16,
+    watched_ports: [AtomicU16; 2],
     rest: Mutex<Rest>,
 }
 
@@ -106,14 +106,14 @@ impl Tally {
         [0, 1].map(|end| self.watched[end].load(Relaxed))
     }
 
-    /// The client's port of the stream that may stall.
-    pub fn watched_port(&self, port: u16) {
-        self.watched_port.store(port, Relaxed);
+    /// Port of the client's socket of the stream that may stall, or the port that its server is called from.
+    pub fn watch_port(&self, end: End, port: u16) {
+        self.watched_ports[usize::from(end == End::Receiver)].store(port, Relaxed);
     }
 
-    /// See [`Tally::watched_port`]; 0 before it is known.
-    pub fn port(&self) -> u16 {
-        self.watched_port.load(Relaxed)
+    /// See [`Tally::watch_port`]; 0 before they are known.
+    pub fn ports(&self) -> [u16; 2] {
+        [0, 1].map(|end| self.watched_ports[end].load(Relaxed))
     }
 
     /// Asks all threads to end.

@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// When a load failed.
 pub fn run(session: &mut Session<'_>) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
-    if session.options.wants("idle") {
+    if session.options.wants("idle", &super::ids()) {
         let mut halves = Vec::new();
         for _ in 0..session.options.rounds.div_ceil(3) {
             let world = World::start(&Plan::new(&ZTUNNELS, session.workers()), session.binaries)?;
@@ -40,7 +40,7 @@ pub fn run(session: &mut Session<'_>) -> Result<Vec<Outcome>> {
         halves.retain(|half| !half.blocks.is_empty());
         outcomes.push(Outcome::of_memory("idle", halves));
     }
-    if session.options.wants("storm") {
+    if session.options.wants("storm", &super::ids()) {
         outcomes.push(storm(session)?);
     }
     Ok(outcomes)

@@ -18,7 +18,7 @@ use crate::outcome::{Half, Outcome};
 use crate::world::{Binaries, Name, Plan, World};
 
 /// Before a block counts: windows and buffers have grown by then.
-const WARM: Duration = Duration::from_millis(300);
+const WARM: Duration = Duration::from_millis(200);
 /// In the order in which they have their blocks. The relay stands between, as the reference of noise.
 const SUBJECTS: [Name; 4] = [Name::Ours, Name::Peer, Name::Relay, Name::Twin];
 /// Where only ztunnels have anything to show.
@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
     /// Runs all that is wanted. A scenario that fails is told of, and the others go on.
     pub fn run(&mut self) {
         for scenario in &closed::ALL {
-            if self.options.wants(scenario.id) {
+            if self.options.wants(scenario.id, &ids()) {
                 (self.say)(&format!("{}: {}", scenario.id, scenario.title));
                 let done = self.shared().and_then(|()| closed::run(self, scenario));
                 self.take(&[scenario.id], done.map(|outcome| vec![outcome]));
@@ -95,7 +95,7 @@ impl<'a> Session<'a> {
                 .ids
                 .iter()
                 .copied()
-                .filter(|id| self.options.wants(id))
+                .filter(|id| self.options.wants(id, &ids()))
                 .collect();
             if wanted.is_empty() {
                 continue;

@@ -31,7 +31,7 @@ pub fn run(session: &mut Session<'_>) -> Result<Vec<Outcome>> {
     let names = world.present(&ZTUNNELS);
     let mut outcomes = Vec::new();
     for (id, share) in [("open-50", 0.5), ("open-70", 0.7), ("open-90", 0.9)] {
-        if !session.options.wants(id) {
+        if !session.options.wants(id, &super::ids()) {
             continue;
         }
         (session.say)(&format!("  {id}: {:.0} requests a second", peak * share));

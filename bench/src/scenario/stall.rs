@@ -59,9 +59,14 @@ fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
     std::thread::sleep(FILL);
     let during = rate(&load, time);
     let [sent, received] = load.tally.watched();
-    let ours = meter::queues(&client.net.ns, load.tally.port(), PORT)?;
-    let ours = ours.context("the stalled stream's client socket is gone")?;
-    let theirs = meter::longest_receive_queue(&server.net.ns, PORT)?;
+    let [near, far] = load.tally.ports();
+    let gone = "a socket of the stalled stream is gone";
+    let ours = meter::queues(&client.net.ns, near, PORT)?
+        .context(gone)?
+        .send;
+    let theirs = meter::queues(&server.net.ns, PORT, far)?
+        .context(gone)?
+        .receive;
     let grown = meter::memory(&subject.pids())?.rss as f64 - memory.rss as f64;
     load.tally.stall(false);
     let last = rate(&load, time);
@@ -69,13 +74,11 @@ fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
     let wall = begin.elapsed().as_secs_f64();
     load.stop()?;
     // What the applications' own sockets hold is not the proxies' doing.
-    let held = sent
-        .saturating_sub(received)
-        .saturating_sub(ours.send + theirs);
+    let held = sent.saturating_sub(received).saturating_sub(ours + theirs);
     ensure!(sent > received, "the stream did not stall");
     let values = BTreeMap::from([
         ("held_kib", held as f64 / 1024.0),
-        ("app_sockets_kib", (ours.send + theirs) as f64 / 1024.0),
+        ("app_sockets_kib", (ours + theirs) as f64 / 1024.0),
         ("rss_grown_kib", grown),
         (
             "others_during_over_before_and_after",
