@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 /// True: every scenario came to its end.
 fn measure(options: &Options) -> Result<bool> {
     if options.list {
-        say(&scenario::ids().join("\n"));
+        tell(&scenario::ids().join("\n"));
         return Ok(true);
     }
     ensure!(
@@ -95,14 +95,20 @@ fn measure(options: &Options) -> Result<bool> {
     let mut session = Session::new(options, &binaries, &say);
     session.run();
     let text = report::write(options, &binaries, &session.outcomes)?;
-    say(&text);
+    tell(&text);
     Ok(session
         .outcomes
         .iter()
         .all(|outcome| outcome.fault.is_none()))
 }
 
+/// How it goes on.
 fn say(text: &str) {
     // Nobody listens any more: the files are written nevertheless.
     let _closed = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What was asked for.
+fn tell(text: &str) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
 }

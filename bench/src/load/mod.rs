@@ -182,6 +182,13 @@ impl Load {
     }
 }
 
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Threads of a load that failed to start, or that nobody waits for, end too.
+        self.tally.stop();
+    }
+}
+
 fn listen(namespace: &Namespace, port: u16) -> Result<std::net::TcpListener> {
     let options = ListenOptions {
         backlog: 4096,
