@@ -106,6 +106,9 @@ impl Connection {
                 code: ErrorCode::COMPRESSION_ERROR,
                 what: "header block broken",
             })?;
+        if fields.are_a_bomb() {
+            return Err(calm("header list far too large"));
+        }
         match self.streams.find(id) {
             Some(stream) if self.role == Role::Client && self.awaits_response(stream) => {
                 self.response(stream, fields, end)
@@ -191,15 +194,17 @@ impl Connection {
         if end {
             self.pending.push_back(Event::End { stream, key: 0 });
         }
-        Ok(Some(Event::Request {
-            stream,
-            head: request,
-        }))
+        let Some(head) = request else {
+            // Whatever the answer is, the peer made us write one for nothing.
+            self.count_reset()?;
+            return Ok(Some(Event::OtherMethod { stream }));
+        };
+        Ok(Some(Event::Request { stream, head }))
     }
 
     fn refuse(&mut self, id: u32, fault: HeadFault, end: bool) -> Outcome {
         let status = match fault {
-            HeadFault::Method | HeadFault::Authority(_) => Some(400),
+            HeadFault::Authority(_) => Some(400),
             HeadFault::TooLarge => Some(431),
             HeadFault::Malformed(_) | HeadFault::Refused => None,
         };

@@ -62,6 +62,7 @@ impl Connection {
         let client = self.role == Role::Client;
         let limit = self.config.limits.small_data;
         let Some(stream) = self.streams.find(head.id) else {
+            self.stray_data(head.id)?;
             return Ok(None);
         };
         let Some(state) = self.streams.stream_mut(stream) else {
@@ -88,6 +89,17 @@ impl Connection {
             }
         }
         Ok(Some(stream))
+    }
+
+    /// DATA for a stream that is over. Behind a reset of ours it is only late; else the peer forgot what it said itself
+    /// (RFC 9113 §5.1), and a reset tells it.
+    fn stray_data(&mut self, id: u32) -> Result<(), ProtocolError> {
+        if !self.was_reset(id) {
+            self.write_reset(id, ErrorCode::STREAM_CLOSED);
+            self.count_reset()?;
+            self.check_output()?;
+        }
+        Ok(())
     }
 
     /// Passes on what has arrived of a DATA frame. Leaves `Reading::Data` when the frame is complete.

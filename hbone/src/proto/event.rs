@@ -29,6 +29,12 @@ pub enum Event<'a> {
         /// The head.
         head: Box<ConnectRequest>,
     },
+    /// Server: a whole request that is no CONNECT arrived. What it gets is the driver's choice: answer it as any other
+    /// (our proxies say 400).
+    OtherMethod {
+        /// The new stream; its key is 0.
+        stream: StreamId,
+    },
     /// Server: a request that is no valid CONNECT was answered already (400, 431) or reset. Only for the log.
     Refused {
         /// Its number on the wire.
@@ -95,9 +101,6 @@ pub enum Event<'a> {
 /// Why a request was refused before anybody saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadFault {
-    /// Not CONNECT: 400.
-    #[error("method is not CONNECT")]
-    Method,
     /// `:authority` is missing or not an authority: 400.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

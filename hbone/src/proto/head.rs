@@ -9,16 +9,20 @@ use crate::headers::{
 
 /// The longest network name kept, bytes.
 const MAX_NETWORK: usize = 253;
+/// How many times our limit a header list must have to end the connection instead of its stream.
+const BOMB: usize = 4;
 
 /// Collects the fields of one header block.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    /// Bytes that may still come, by RFC 9113 §6.5.2.
-    room: usize,
+    /// Size by RFC 9113 §6.5.2, and what we announced.
+    size: usize,
+    limit: usize,
     fault: Option<HeadFault>,
     regular_seen: bool,
     connect: Option<bool>,
-    scheme_or_path: bool,
+    scheme: bool,
+    path: bool,
     authority: Option<Result<Authority, HeadFault>>,
     status: Option<u16>,
     baggage: Option<Baggage>,
@@ -32,19 +36,16 @@ pub(super) struct Fields {
 impl Fields {
     pub(super) fn new(max_header_list: u32) -> Self {
         Self {
-            room: max_header_list as usize,
+            limit: max_header_list as usize,
             ..Self::default()
         }
     }
 
     /// Takes one field.
     pub(super) fn push(&mut self, name: &[u8], value: &[u8]) {
-        match self.room.checked_sub(name.len() + value.len() + 32) {
-            Some(room) => self.room = room,
-            None => {
-                self.room = 0;
-                self.fault = Some(HeadFault::TooLarge);
-            }
+        self.size = self.size.saturating_add(name.len() + value.len() + 32);
+        if self.size > self.limit {
+            self.fault = Some(HeadFault::TooLarge);
         }
         if self.fault.is_some() {
             return;
@@ -65,10 +66,9 @@ impl Fields {
             b"method" => self.connect.replace(value == b"CONNECT").is_none(),
             b"authority" => self.authority.replace(authority(value)).is_none(),
             b"status" => self.status.replace(status(value)?).is_none(),
-            b"scheme" | b"path" => {
-                self.scheme_or_path = true;
-                true
-            }
+            b"scheme" => !std::mem::replace(&mut self.scheme, true),
+            b"path" if value.is_empty() => return Err("empty path"),
+            b"path" => !std::mem::replace(&mut self.path, true),
             b"protocol" => return Err("extended CONNECT was not announced"),
             _ => return Err("unknown pseudo-header"),
         };
@@ -121,22 +121,31 @@ impl Fields {
         }
     }
 
-    /// The request, if these fields are one.
-    pub(super) fn request(self) -> Result<Box<ConnectRequest>, HeadFault> {
+    /// No honest peer sends a list so far beyond what we announced: it is a bomb, and the next one would cost as much.
+    pub(super) fn are_a_bomb(&self) -> bool {
+        self.size / BOMB > self.limit
+    }
+
+    /// The request, if these fields are one. None: a whole request that is no CONNECT (RFC 9113 §8.3.1).
+    pub(super) fn request(self) -> Result<Option<Box<ConnectRequest>>, HeadFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        if self.status.is_some() {
+            return Err(HeadFault::Malformed("pseudo-header of a response"));
+        }
         match self.connect {
             None => return Err(HeadFault::Malformed("no method")),
-            Some(false) => return Err(HeadFault::Method),
+            Some(false) if self.scheme && self.path => return Ok(None),
+            Some(false) => return Err(HeadFault::Malformed("no scheme or no path")),
+            Some(true) if self.scheme || self.path => {
+                return Err(HeadFault::Malformed(
+                    "pseudo-header not allowed for CONNECT",
+                ));
+            }
             Some(true) => {}
         }
-        if self.status.is_some() || self.scheme_or_path {
-            return Err(HeadFault::Malformed(
-                "pseudo-header not allowed for CONNECT",
-            ));
-        }
-        Ok(Box::new(ConnectRequest {
+        Ok(Some(Box::new(ConnectRequest {
             authority: self.authority.unwrap_or(Err(HeadFault::Authority(
                 crate::headers::AuthorityError::Host,
             )))?,
@@ -146,7 +155,7 @@ impl Fields {
             forwarded_network: self.network,
             istio_source: self.source,
             others: self.others,
-        }))
+        })))
     }
 
     /// The response, if these fields are one. Its status may be 1xx.
@@ -154,7 +163,7 @@ impl Fields {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        if self.connect.is_some() || self.authority.is_some() || self.scheme_or_path {
+        if self.connect.is_some() || self.authority.is_some() || self.scheme || self.path {
             return Err(HeadFault::Malformed("pseudo-header of a request"));
         }
         let status = self.status.ok_or(HeadFault::Malformed("no status"))?;
@@ -168,7 +177,7 @@ impl Fields {
     /// Whether these fields may be trailers.
     pub(super) fn are_trailers(&self) -> bool {
         let pseudo = self.connect.is_some() || self.authority.is_some() || self.status.is_some();
-        self.fault.is_none() && !pseudo && !self.scheme_or_path
+        self.fault.is_none() && !pseudo && !self.scheme && !self.path
     }
 }
 

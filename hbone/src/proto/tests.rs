@@ -13,6 +13,7 @@ use crate::headers::{Authority, ConnectRequest, ConnectResponse};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Seen {
     Request(u32, String),
+    OtherMethod(u32),
     Refused(u32, String),
     Response(u32, u16),
     Data(u32, Vec<u8>),
@@ -30,6 +31,7 @@ impl Seen {
             Event::Request { stream, head } => {
                 Self::Request(stream.number(), head.authority.to_string())
             }
+            Event::OtherMethod { stream } => Self::OtherMethod(stream.number()),
             Event::Refused { id, fault } => Self::Refused(*id, fault.to_string()),
             Event::Response { stream, head, .. } => Self::Response(stream.number(), head.status),
             Event::Data { stream, bytes, .. } => Self::Data(stream.number(), bytes.to_vec()),

@@ -173,6 +173,10 @@ impl State {
                     self.pongs += 1;
                     self.pong_waiters.drain(..).for_each(Waker::wake);
                 }
+                Event::OtherMethod { stream } => {
+                    let answer = ConnectResponse::status(400);
+                    self.connection.respond(stream, &answer, true);
+                }
                 Event::Refused { .. } | Event::GoAway { .. } | Event::Settings => {}
             }
         }

@@ -301,6 +301,9 @@ impl<S> Tunnel<S> {
                 Event::SendCredit { key, .. } => acts.push(Act::Credit(key)),
                 Event::GoAway { .. } => acts.push(Act::GoAway),
                 Event::Settings => self.greeted = true,
+                Event::OtherMethod { stream } => {
+                    h2.respond(stream, &ConnectResponse::status(400), true);
+                }
                 Event::Refused { .. } | Event::Pong => {}
             }
         }

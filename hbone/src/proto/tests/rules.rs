@@ -1,10 +1,10 @@
-//! One table row per rule of RFC 9113 that a peer could break, and heads.
+//! One table row per rule of RFC 9113 that a peer could break, and heads. Long because the tables are.
 #![allow(clippy::too_many_lines, reason = "tables: one row per rule")]
 
 use super::{Seen, connect, connect_block, feed, frame, frames, server, settings, tunnel};
 use crate::headers::ConnectResponse;
 use crate::proto::frame::{Head, flag, kind};
-use crate::proto::{Config, Connection, ErrorCode, Event};
+use crate::proto::{Config, Connection, ErrorCode, Event, StreamId};
 
 const PROTOCOL: ErrorCode = ErrorCode::PROTOCOL_ERROR;
 const SIZE: ErrorCode = ErrorCode::FRAME_SIZE_ERROR;
@@ -293,12 +293,6 @@ fn requests_that_are_no_connect_are_answered_without_bothering_anybody() {
     let connect_method = b"\x02\x07CONNECT".to_vec();
     let table: Vec<(&str, Vec<u8>, &str, Option<u8>)> = vec![
         (
-            "GET",
-            vec![0x82, 0x84, 0x87],
-            "method is not CONNECT",
-            Some(0x8c),
-        ),
-        (
             "no authority",
             connect_method.clone(),
             "authority has no valid host",
@@ -314,6 +308,36 @@ fn requests_that_are_no_connect_are_answered_without_bothering_anybody() {
             "a path",
             [connect_method.clone(), authority("h:1"), vec![0x84]].concat(),
             "malformed head: pseudo-header not allowed for CONNECT",
+            None,
+        ),
+        (
+            "GET without a scheme",
+            vec![0x82, 0x84],
+            "malformed head: no scheme or no path",
+            None,
+        ),
+        (
+            "GET without a path",
+            vec![0x82, 0x87],
+            "malformed head: no scheme or no path",
+            None,
+        ),
+        (
+            "GET of an empty path",
+            vec![0x82, 0x87, 0x04, 0],
+            "malformed head: empty path",
+            None,
+        ),
+        (
+            "GET of two paths",
+            vec![0x82, 0x87, 0x84, 0x84],
+            "malformed head: pseudo-header twice",
+            None,
+        ),
+        (
+            "GET with a status",
+            vec![0x82, 0x87, 0x84, 0x88],
+            "malformed head: pseudo-header of a response",
             None,
         ),
         (
@@ -385,6 +409,48 @@ fn requests_that_are_no_connect_are_answered_without_bothering_anybody() {
         );
         assert_eq!(server.streams_len(), 0, "{what}");
     }
+}
+
+#[test]
+fn data_behind_the_end_of_a_stream_is_answered_by_one_reset() {
+    let over: [fn(&mut Connection, StreamId) -> Vec<u8>; 2] = [
+        |server, stream| {
+            server.end(stream);
+            frame(kind::DATA, flag::END_STREAM, 1, b"")
+        },
+        |_, _| frame(kind::RST_STREAM, 0, 1, &8u32.to_be_bytes()),
+    ];
+    for end in over {
+        let (mut server, stream) = tunnel(Config::server());
+        let last = end(&mut server, stream);
+        feed(&mut server, &last).unwrap();
+        assert_eq!(server.streams_len(), 0);
+        server.output().clear();
+        for _ in 0..2 {
+            let seen = feed(&mut server, &frame(kind::DATA, 0, 1, b"late"));
+            assert_eq!(seen, Ok(vec![]));
+        }
+        let code = ErrorCode::STREAM_CLOSED.0.to_be_bytes().to_vec();
+        assert_eq!(frames(server.output()), [(kind::RST_STREAM, 0, 1, code)]);
+    }
+}
+
+#[test]
+fn a_whole_request_of_another_method_is_the_drivers_to_answer() {
+    let mut server = server(Config::server());
+    let get = frame(
+        kind::HEADERS,
+        flag::END_HEADERS | flag::END_STREAM,
+        1,
+        &[0x82, 0x84, 0x87],
+    );
+    let seen = feed(&mut server, &get).unwrap();
+    assert_eq!(seen, [Seen::OtherMethod(1), Seen::End(1)]);
+    let (stream, _) = server.streams().next().unwrap();
+    server.respond(stream, &ConnectResponse::status(400), true);
+    let answer = (kind::HEADERS, 5, 1, vec![0x8c]);
+    assert_eq!(frames(server.output()), [answer]);
+    assert_eq!(server.streams_len(), 0);
 }
 
 #[test]
