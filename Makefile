@@ -15,7 +15,7 @@ export OUT ?= $(TARGET_DIR)/bench
 help:
 	@echo "make demo    build, then run the whole mesh on this machine (DEMO_ARGS=--once ends by itself)"
 	@echo "make test    everything a change must pass: make check, unit and property tests, real processes in namespaces"
-	@echo "make e2e     against foreign parts: the h2 crate, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path)"
+	@echo "make e2e     against foreign parts: h2spec, five HTTP/2 libraries, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path)"
 	@echo "make check   formatting, lints, docs, licences, directions between crates, sizes"
 	@echo "make docs    docs/configuration.md anew, from the settings that the binaries read"
 	@echo "make quick-figure   CPU per GB and per message of two ztunnels against two plain relays, in one run"

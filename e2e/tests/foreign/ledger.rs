@@ -20,7 +20,11 @@ pub struct Ledger {
     bytes: Cell<u64>,
     moves: Cell<u64>,
     faults: RefCell<Vec<String>>,
+    /// Ends of tunnels that are not done: number, near, and what the plan is.
+    open: RefCell<BTreeMap<Direction, String>>,
     changed: Notify,
+    /// A direction has ended.
+    whole: Notify,
 }
 
 impl Ledger {
@@ -45,6 +49,15 @@ impl Ledger {
         self.moves.get()
     }
 
+    /// One end of a tunnel has begun, or is done with `None`.
+    pub fn end(&self, end: Direction, plan: Option<String>) {
+        let mut open = self.open.borrow_mut();
+        match plan {
+            Some(plan) => _ = open.insert(end, plan),
+            None => _ = open.remove(&end),
+        }
+    }
+
     /// A sender has come to its end.
     pub fn sent(&self, direction: Direction, digest: [u8; 32]) {
         self.moves.set(self.moves.get() + 1);
@@ -56,6 +69,15 @@ impl Ledger {
         self.moves.set(self.moves.get() + 1);
         self.received.borrow_mut().insert(direction, digest);
         self.changed.notify_one();
+        self.whole.notify_waiters();
+    }
+
+    /// Waits for the end of one whole direction.
+    pub async fn until_received(&self, direction: Direction) {
+        // One thread: nothing happens between the look and the wait.
+        while !self.received.borrow().contains_key(&direction) {
+            self.whole.notified().await;
+        }
     }
 
     /// Waits for the ends of so many whole directions, or for a fault.
@@ -74,10 +96,12 @@ impl Ledger {
     /// How far it has come, for the text of a failure.
     pub fn state(&self) -> String {
         format!(
-            "{} bytes, {} directions sent, {} received, faults: {:?}",
+            "{} bytes, {} directions sent, {} received, {} ends open, such as {:?}, faults: {:?}",
             self.bytes.get(),
             self.sent.borrow().len(),
             self.received.borrow().len(),
+            self.open.borrow().len(),
+            self.open.borrow().first_key_value(),
             self.faults.borrow()
         )
     }

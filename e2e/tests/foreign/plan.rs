@@ -5,6 +5,8 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
 /// The first bytes of a tunnel, which say what follows.
 pub const HEAD: usize = 26;
+/// What such a peer takes of a tunnel without giving credit, bytes; Go's window is 1 MiB.
+const UNREAD: u64 = 500_000;
 
 /// What crosses one tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,11 @@ pub enum Order {
     Any,
     /// The far end only when it has seen the near end's, for peers that cannot carry the opposite.
     NearFirst,
+    /// As `NearFirst`, and the near end never writes much while it reads nothing, for peers whose credit for what comes
+    /// waits behind DATA that has none.
+    NearFirstReading,
+    /// The far end alone, when it has got and sent everything, for peers that end a tunnel only as a whole.
+    FarAlone,
 }
 
 impl Plan {
@@ -34,8 +41,11 @@ impl Plan {
                 [rng.random_range(0..8)];
             rng.random_range(0..limit).min(most)
         };
-        let (up, down) = (size(rng), size(rng));
+        let (mut up, down) = (size(rng), size(rng));
         let kind = [0, 0, 0, 0, 0, 1, 2, 3][rng.random_range(0..8)];
+        if order == Order::NearFirstReading && (kind == 1 || kind == 3) {
+            up = up.min(UNREAD);
+        }
         Self {
             id,
             up,
@@ -51,7 +61,7 @@ impl Plan {
         head[8..16].copy_from_slice(&self.up.to_be_bytes());
         head[16..24].copy_from_slice(&self.down.to_be_bytes());
         head[24] = self.kind;
-        head[25] = u8::from(self.order == Order::NearFirst);
+        head[25] = self.order as u8;
         head
     }
 
@@ -62,10 +72,11 @@ impl Plan {
             up: number(8),
             down: number(16),
             kind: head[24],
-            order: if head[25] == 0 {
-                Order::Any
-            } else {
-                Order::NearFirst
+            order: match head[25] {
+                0 => Order::Any,
+                1 => Order::NearFirst,
+                2 => Order::NearFirstReading,
+                _ => Order::FarAlone,
             },
         }
     }

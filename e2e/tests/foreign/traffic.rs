@@ -109,18 +109,19 @@ fn digest_of(hash: digest::Context) -> [u8; 32] {
     hash.finish().as_ref().try_into().expect("32 bytes")
 }
 
-/// Reads to the end: how much, its hash, and the error if it was no orderly end.
+/// Reads to the end, or until it has got `most`: how much, its hash, and the error if it was no orderly end.
 async fn receive(
     mut half: impl AsyncRead + Unpin,
     plan: Plan,
+    most: u64,
     ledger: &Ledger,
 ) -> (u64, [u8; 32], Option<io::Error>) {
     let mut rng = SmallRng::seed_from_u64(!plan.id ^ 1);
     let (mut got, mut hash) = (0, digest::Context::new(&SHA256));
     let mut buffer = vec![0; CHUNK];
-    loop {
-        let most = chunk(&mut rng);
-        match half.read(&mut buffer[..most]).await {
+    while got < most {
+        let piece = chunk(&mut rng);
+        match half.read(&mut buffer[..piece]).await {
             Ok(0) => return (got, digest_of(hash), None),
             Ok(n) => {
                 ledger.arrived(n);
@@ -131,10 +132,18 @@ async fn receive(
         }
         pause(&mut rng).await;
     }
+    (got, digest_of(hash), None)
 }
 
 /// One end of a tunnel whose plan both ends know.
-async fn end<T: Tunnel>(mut tunnel: T, plan: Plan, near: bool, ledger: &Ledger) -> Result<()> {
+async fn end<T: Tunnel>(tunnel: T, plan: Plan, near: bool, ledger: &Ledger) -> Result<()> {
+    ledger.end((plan.id, near), Some(format!("{plan:?}")));
+    let result = traffic(tunnel, plan, near, ledger).await;
+    ledger.end((plan.id, near), None);
+    result
+}
+
+async fn traffic<T: Tunnel>(mut tunnel: T, plan: Plan, near: bool, ledger: &Ledger) -> Result<()> {
     let (out, back) = (near, !near);
     if plan.aborted_by(near) {
         // The other side may have ended first, for all it knows of us.
@@ -146,14 +155,18 @@ async fn end<T: Tunnel>(mut tunnel: T, plan: Plan, near: bool, ledger: &Ledger) 
     let (seen, first) = oneshot::channel::<()>();
     let write = async {
         let digest = send(&mut writer, plan, out, plan.size(out)).await?;
-        if plan.order == Order::NearFirst && !near {
+        if plan.order != Order::Any && !near {
             let _or_it_has_failed = first.await;
         }
-        writer.shutdown().await?;
+        if plan.order != Order::FarAlone || !near {
+            writer.shutdown().await?;
+        }
         io::Result::Ok(digest)
     };
     let read = async {
-        let read = receive(&mut reader, plan, ledger).await;
+        let whole = plan.order == Order::FarAlone && !near && !plan.aborted();
+        let most = if whole { plan.size(back) } else { u64::MAX };
+        let read = receive(&mut reader, plan, most, ledger).await;
         drop(seen);
         read
     };
@@ -185,6 +198,10 @@ async fn end<T: Tunnel>(mut tunnel: T, plan: Plan, near: bool, ledger: &Ledger) 
         plan.size(back)
     );
     ledger.received((plan.id, back), digest);
+    if plan.order == Order::FarAlone && !near {
+        // Letting go of it before would reset it, perhaps in front of what was said last.
+        ledger.until_received((plan.id, out)).await;
+    }
     Ok(())
 }
 
