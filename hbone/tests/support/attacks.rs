@@ -268,13 +268,12 @@ fn huge_name(_: &Target, round: u32) -> Vec<u8> {
     )
 }
 
-/// A frame that begins and is never finished, in pieces of one byte.
+/// A head of 2 KB in pieces of one byte.
 fn one_byte_at_a_time(target: &Target, round: u32) -> Vec<u8> {
-    let head = target.connect(1);
-    let block = [&[0, 0xff, 0xff, HEADERS, 0, 0, 0, 0, 1][..], &head].concat();
-    block
-        .get(round as usize)
-        .map_or(vec![b'a'], |byte| vec![*byte])
+    let long = [b"\x00\x01x\x7f\xd1\x0e", &[b'a'; 2000][..]].concat();
+    let head = frame(HEADERS, END_HEADERS, 1, &[target.block(), long].concat());
+    let byte = head.get(round as usize);
+    byte.copied().into_iter().collect()
 }
 
 const fn closed(
@@ -330,5 +329,5 @@ pub const ATTACKS: &[Attack] = &[
     endured("DATA of one byte", data_of_one_byte, 60_000),
     endured("zero window", zero_window, 201),
     endured("credit by the byte", credit_by_the_byte, 60_000),
-    endured("a head byte by byte", one_byte_at_a_time, 60_000),
+    endured("a head byte by byte", one_byte_at_a_time, 2_100),
 ];
