@@ -6,7 +6,7 @@
 //! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`, `teardown`: tunnels from dial to close.
 //! * `carrier`, `batch`, `copy`, `relay`: bytes. * `outbound`, `inbound`, `judge`, `facts`: what happens to a link and why.
 //! * `share`, `handover`: which worker owns what, and what workers hand each other. `pool`: which tunnel a stream takes. `lease`, `local`: pods of this same node, without TLS.
-//! * `tls`, `tunnel`, `link`, `buffers`, `slots`, `timers`: plain state and pure parts.
+//! * `tls`, `tunnel`, `link`, `buffers`, `handshakes`, `slots`, `timers`: plain state and pure parts.
 
 pub mod api;
 mod batch;
@@ -15,6 +15,7 @@ mod carrier;
 mod copy;
 mod facts;
 mod handover;
+mod handshakes;
 mod inbound;
 mod io;
 mod judge;

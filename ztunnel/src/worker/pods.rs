@@ -1,6 +1,6 @@
 //! Pods, their listeners and the commands of control.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use mesh::workload::{Workload, pod_uid};
 use sys::socket::unmapped;
 
 use super::api::{Direction, Notice, Pod, Reason, Refused};
+use super::handshakes::Handshakes;
 use super::io::{Io, Kind, Token};
 use super::slots::Key;
 use super::state::Worker;
@@ -36,7 +37,7 @@ pub(super) struct PodState<L> {
     /// Links that it has here.
     pub(super) links: u32,
     /// Inbound TLS handshakes in flight here.
-    pub(super) handshakes: u32,
+    pub(super) handshakes: Handshakes,
 }
 
 impl<L> PodState<L> {
@@ -69,7 +70,7 @@ impl<I: Io> Worker<I> {
             last_own: None,
             workload_uid: workload_uid.clone(),
             links: 0,
-            handshakes: 0,
+            handshakes: Handshakes::default(),
         });
         self.uids.insert(uid, key);
         self.workloads.insert(workload_uid.into(), key);
@@ -229,8 +230,13 @@ impl<I: Io> Worker<I> {
             let Some(state) = self.pods.get(token.key) else {
                 return false;
             };
-            // The kernel's backlog holds what is beyond the limit; the end of a handshake looks again.
-            if token.kind == Kind::Inbound && state.handshakes >= self.settings.limits.handshakes {
+            // The kernel's backlog holds what is beyond the limit; the end of a handshake looks again. Unless one source
+            // holds it up: that must not keep the others out for a whole deadline.
+            let limit = self.settings.limits.handshakes;
+            if token.kind == Kind::Inbound
+                && state.handshakes.len() >= limit
+                && state.handshakes.greedy(limit).is_none()
+            {
                 return false;
             }
             let index = LISTENERS.iter().position(|kind| *kind == token.kind);
@@ -258,7 +264,10 @@ impl<I: Io> Worker<I> {
             return;
         };
         if token.kind == Kind::Inbound {
-            return self.accept_tunnel(token.key, socket, source, io);
+            return match self.make_room(token.key, source.ip(), io) {
+                true => self.accept_tunnel(token.key, socket, source, io),
+                false => io.close(socket, true),
+            };
         }
         let direction = match token.kind {
             Kind::Outbound => Direction::Outbound,
@@ -304,12 +313,37 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    /// Whether a handshake with `source` may begin. When all are taken, the source that holds the most gives up its oldest,
+    /// or gets no more.
+    fn make_room(&mut self, pod: Key, source: IpAddr, io: &mut I) -> bool {
+        let limit = self.settings.limits.handshakes;
+        let Some(state) = self.pods.get(pod) else {
+            return true;
+        };
+        if state.handshakes.len() < limit {
+            return true;
+        }
+        let greedy = state.handshakes.greedy(limit);
+        let Some(greedy) = greedy.filter(|greedy| *greedy != source) else {
+            return false;
+        };
+        let unfinished = self.tunnels.keys(|tunnel| {
+            tunnel.pod == pod && tunnel.shakes_hands() && tunnel.remote.ip() == greedy
+        });
+        let heard = |key: &Key| self.tunnels.get(*key).map(|tunnel| tunnel.heard);
+        if let Some(oldest) = unfinished.into_iter().min_by_key(heard) {
+            let detail = "gave way: its address holds most of the pod's handshakes";
+            self.lose(oldest, Loss::new(Reason::Overloaded, detail), io);
+        }
+        true
+    }
+
     /// A handshake of the pod ended: another may begin.
-    pub(super) fn handshake_ended(&mut self, pod: Key) {
+    pub(super) fn handshake_ended(&mut self, pod: Key, source: IpAddr) {
         let Some(state) = self.pods.get_mut(pod) else {
             return;
         };
-        state.handshakes = state.handshakes.saturating_sub(1);
+        state.handshakes.end(source);
         let token = Token {
             kind: Kind::Inbound,
             key: pod,

@@ -32,7 +32,7 @@ impl<I: Io> Worker<I> {
         tunnel.socket = Some(socket);
         let key = self.tunnels.insert(tunnel);
         if let Some(state) = self.pods.get_mut(pod) {
-            state.handshakes += 1;
+            state.handshakes.begin(source.ip());
         }
         self.set_tunnel_alarm(key, self.now + self.settings.deadlines.handshake);
         self.register_tunnel(key, io);
@@ -289,11 +289,11 @@ impl<I: Io> Worker<I> {
         tunnel.h2 = Some(Box::new(h2));
         tunnel.phase = Phase::Open;
         tunnel.heard = self.now;
-        let (pod, is_client) = (tunnel.pod, tunnel.is_client());
+        let (pod, is_client, remote) = (tunnel.pod, tunnel.is_client(), tunnel.remote.ip());
         let waiting = std::mem::take(&mut tunnel.waiting);
         // The handshake's deadline stays: it is for the peer's SETTINGS too.
         if !is_client {
-            self.handshake_ended(pod);
+            self.handshake_ended(pod, remote);
         }
         for link in waiting {
             self.open_stream(link, key);

@@ -194,8 +194,8 @@ impl<I: Io> Worker<I> {
         if let Some(socket) = tunnel.socket.take() {
             io.close(socket, false);
         }
-        if !tunnel.is_client() && matches!(tunnel.phase, Phase::Certificate | Phase::Handshake) {
-            self.handshake_ended(tunnel.pod);
+        if tunnel.shakes_hands() {
+            self.handshake_ended(tunnel.pod, tunnel.remote.ip());
         }
     }
 

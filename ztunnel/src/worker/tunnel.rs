@@ -212,6 +212,11 @@ impl<S> Tunnel<S> {
             .is_some_and(|hot| now.saturating_duration_since(hot) < HOT)
     }
 
+    /// Whether a peer that dialled us has not proved who it is.
+    pub(super) fn shakes_hands(&self) -> bool {
+        !self.is_client() && matches!(self.phase, Phase::Certificate | Phase::Handshake)
+    }
+
     /// Reads once and opens records at the front of `buffers.rx`. False: nothing to read now.
     pub(super) fn read(
         &mut self,

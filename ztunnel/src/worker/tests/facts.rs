@@ -520,9 +520,9 @@ fn an_application_that_refuses_is_a_503() {
 fn a_half_open_handshake_is_cut_and_its_place_given_back() {
     let mut pair = Pair::started(1, |settings| settings.limits.handshakes = 2);
     let hbone = SocketAddr::new(super::mesh::address(SERVER), 15008);
-    let from = std::net::IpAddr::from([10, 9, 9, 9]);
-    let idle: Vec<_> = (0..2)
-        .map(|_| {
+    let idle: Vec<_> = (8..10)
+        .map(|last| {
+            let from = std::net::IpAddr::from([10, 9, 9, last]);
             pair.net
                 .borrow_mut()
                 .connect(super::sim::TEST, from, hbone, None)

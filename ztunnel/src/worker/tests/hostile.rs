@@ -221,6 +221,61 @@ fn a_peer_that_says_nothing_after_tls_is_closed_with_the_handshakes_deadline() {
 }
 
 #[test]
+fn a_peer_that_dribbles_is_closed_at_the_same_deadline() {
+    let mut pair = Pair::started(5, |_| {});
+    let silent = raw(&mut pair, [10, 6, 6, 6]);
+    let mut late = Peer::connect(&mut pair);
+    let (_, start) = good_start(0);
+    for second in 0..9 {
+        // A byte of a ClientHello, and one of the HTTP/2 preface, each second.
+        pair.write(silent, &[[22, 3, 1, 2, 0, 1, 0, 1, 252][second]]);
+        late.say(&mut pair, &start[second..=second]);
+        pair.pass(Duration::from_secs(1));
+        pair.settle();
+    }
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 2);
+    pair.pass(Duration::from_secs(1));
+    pair.settle();
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 0);
+    assert!(pair.read(silent).1 && pair.read(late.sock).1);
+}
+
+#[test]
+fn one_address_that_takes_all_handshakes_keeps_nobody_out() {
+    let mut pair = Pair::started(5, |settings| settings.limits.handshakes = 16);
+    let silent: Vec<Sock> = (0..40).map(|_| raw(&mut pair, [10, 6, 6, 6])).collect();
+    let (client, server) = connected(&mut pair);
+    pair.write(client, b"in time");
+    pair.settle();
+    assert_eq!(pair.read(server).0, b"in time");
+    let closed = silent
+        .iter()
+        .filter(|sock| pair.net.borrow().was_reset(**sock));
+    assert!(closed.count() >= 24, "more than the limit are not held");
+}
+
+#[test]
+fn many_addresses_that_shake_hands_at_once_wait_for_each_other() {
+    let mut pair = Pair::started(5, |settings| settings.limits.handshakes = 16);
+    let waiting: Vec<Sock> = (0..40).map(|n| raw(&mut pair, [10, 6, 6, n])).collect();
+    pair.settle();
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 16);
+    let reset = waiting
+        .iter()
+        .any(|sock| pair.net.borrow().was_reset(*sock));
+    assert!(!reset, "what is beyond the limit waits in the backlog");
+}
+
+/// A TCP connection to the server pod's 15008 that has said nothing.
+fn raw(pair: &mut Pair, from: [u8; 4]) -> Sock {
+    let to = SocketAddr::new(address(SERVER), 15008);
+    let from = IpAddr::from(from);
+    let sock = pair.net.borrow_mut().connect(TEST, from, to, None);
+    pair.settle();
+    sock.unwrap()
+}
+
+#[test]
 fn an_early_end_of_the_peer_in_each_phase_leaves_nothing_behind() {
     for bytes in [0, 1, 5, 100, 300] {
         let mut pair = Pair::started(5, |_| {});
