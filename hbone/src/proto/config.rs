@@ -14,7 +14,7 @@ pub struct Config {
     /// Client: streams opened at most before the peer's SETTINGS say otherwise; 100.
     pub assumed_streams: u32,
     /// Decoded size of a header list that we accept (RFC 9113 §6.5.2 counting); server 64 KiB, client 16 KiB. A larger one
-    /// is refused, one of four times the size ends the connection.
+    /// is refused, one of more than twice the size ends the connection.
     pub max_header_list: u32,
     /// HPACK dynamic table that the peer may use; 0, so that an idle connection holds none. At most 4096.
     pub header_table_size: u32,

@@ -10,7 +10,7 @@ use crate::headers::{
 /// The longest network name kept, bytes.
 const MAX_NETWORK: usize = 253;
 /// How many times our limit a header list must have to end the connection instead of its stream.
-const BOMB: usize = 4;
+const BOMB: usize = 2;
 
 /// Collects the fields of one header block.
 #[derive(Debug, Default)]
@@ -123,7 +123,7 @@ impl Fields {
 
     /// No honest peer sends a list so far beyond what we announced: it is a bomb, and the next one would cost as much.
     pub(super) fn are_a_bomb(&self) -> bool {
-        self.size / BOMB > self.limit
+        self.size > BOMB * self.limit
     }
 
     /// The request, if these fields are one. None: a whole request that is no CONNECT (RFC 9113 §8.3.1).

@@ -139,11 +139,11 @@ impl<I: Io> Worker<I> {
 
     /// The tunnel is of no use any more: its links fail, or try another one.
     pub(super) fn lose(&mut self, key: Key, loss: Loss, io: &mut I) {
+        // An alert may wait to be sent, or the GOAWAY that says why; whether they arrive does not matter.
+        self.last_words(key, io);
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
-        // An alert may wait to be sent; whether it arrives does not matter.
-        let _ = tunnel.flush(io);
         let was_open = tunnel.phase == Phase::Open && tunnel.greeted;
         let remote = tunnel.remote;
         let members = std::mem::take(&mut tunnel.members);

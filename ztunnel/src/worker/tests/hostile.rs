@@ -206,6 +206,22 @@ fn a_peer_that_asks_for_ever_and_reads_no_answer_is_closed() {
 }
 
 #[test]
+fn a_flood_is_closed_by_a_goaway_that_says_so() {
+    let mut pair = Pair::started(5, |_| {});
+    let mut peer = Peer::connect(&mut pair);
+    let (_, start) = good_start(0);
+    peer.say(&mut pair, &start);
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    for _ in 0..3 {
+        peer.say(&mut pair, &ping.repeat(1334));
+        peer.turn(&mut pair);
+    }
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+    assert!(peer.plain.ends_with(&goaway), "{:?}", peer.plain);
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 0);
+}
+
+#[test]
 fn a_peer_that_says_nothing_after_tls_is_closed_with_the_handshakes_deadline() {
     let mut pair = Pair::started(5, |_| {});
     let peer = Peer::connect(&mut pair);
