@@ -238,7 +238,7 @@ fn worker(s: &mut Settings<'_>, own: &Own) -> api::Settings {
         ),
         keepalive: keepalive_on.then_some(keepalive),
         user_timeout: user_timeout.then_some(whole),
-        stream_window: s.parsed("HTTP2_STREAM_WINDOW_SIZE", small, WINDOW, "Window of a stream, bytes.", window),
+        stream_window: s.parsed("HTTP2_STREAM_WINDOW_SIZE", small, WINDOW, "Largest window of a stream, bytes; it starts at 256 KiB and grows by need.", window),
         connection_window: s.parsed("HTTP2_CONNECTION_WINDOW_SIZE", big, WINDOW, "Window of a tunnel, bytes.", window),
         frame_size: s.parsed("HTTP2_FRAME_SIZE", standard.frame_size, FRAME, "Largest frame accepted, bytes.", frame),
         streams_per_tunnel: s.parsed(

@@ -3,10 +3,15 @@
 /// Settings of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// How many bytes the peer may send on a stream before we consume any; 4 MiB, at most 2^31-1.
+    /// How many bytes the peer may send on a new stream before we consume any; 256 KiB, at most `stream_window`.
+    pub initial_window: u32,
+    /// How far the window of a stream may grow while its reader keeps up; 4 MiB, at most 2^31-1.
     pub stream_window: u32,
     /// How many bytes the peer may have in flight on the connection, credited on receipt; 16 MiB, 65,535 to 2^31-1.
     pub connection_window: u32,
+    /// Bytes that streams may hold unconsumed together, and that windows may grow together, before those that do not
+    /// read lose credit; 16 MiB. The bound on what one connection holds is this plus `initial_window` for each stream.
+    pub room: usize,
     /// The largest frame payload that we accept; 1 MiB, 16 KiB to 2^24-1.
     pub max_frame_size: u32,
     /// Server: streams that the peer may have open at once; 200. Client: 0 is announced, nobody may open streams to it.
@@ -26,8 +31,10 @@ impl Config {
     /// Defaults of the side that opens tunnels.
     pub fn client() -> Self {
         Self {
+            initial_window: 256 << 10,
             stream_window: 4 << 20,
             connection_window: 16 << 20,
+            room: 16 << 20,
             max_frame_size: 1 << 20,
             max_concurrent_streams: 0,
             assumed_streams: 100,

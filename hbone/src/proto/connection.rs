@@ -10,6 +10,7 @@ use super::frame::{self, DEFAULT_FRAME, DEFAULT_WINDOW, PREFACE, kind, setting};
 use super::hpack::{Decoder, Encoder};
 use super::receive::Reading;
 use super::streams::Streams;
+use super::window::Probe;
 
 /// Opaque bytes of our PINGs.
 pub(super) const KEEPALIVE: [u8; 8] = *b"causeway";
@@ -66,7 +67,10 @@ pub struct Connection {
     /// Received bytes that the peer has not got connection credit for yet.
     pub(super) recv_credit: u32,
     /// The initial stream window that the peer may assume now.
-    pub(super) stream_window: u32,
+    pub(super) assumed_window: u32,
+    /// The driver's word on `Config::room`, at most that.
+    pub(super) room: u64,
+    pub(super) probe: Probe,
     pub(super) settings_acked: bool,
     pub(super) decoder: Decoder,
     pub(super) encoder: Encoder,
@@ -106,6 +110,7 @@ impl Connection {
     fn new(role: Role, mut config: Config) -> Self {
         let window = DEFAULT_WINDOW..=(1 << 31) - 1;
         config.stream_window = config.stream_window.clamp(1, *window.end());
+        config.initial_window = config.initial_window.clamp(1, config.stream_window);
         config.connection_window = config
             .connection_window
             .clamp(*window.start(), *window.end());
@@ -121,7 +126,7 @@ impl Connection {
                 max_streams: config.assumed_streams,
                 going: false,
             },
-            streams: Streams::default(),
+            streams: Streams::new(config.initial_window),
             output: Vec::new(),
             reading: Reading::first(role),
             partial: Vec::new(),
@@ -130,7 +135,9 @@ impl Connection {
             send_window: DEFAULT_WINDOW.into(),
             recv_window: config.connection_window.into(),
             recv_credit: 0,
-            stream_window: config.stream_window.max(DEFAULT_WINDOW),
+            assumed_window: config.initial_window.max(DEFAULT_WINDOW),
+            room: config.room as u64,
+            probe: Probe::default(),
             settings_acked: false,
             decoder: Decoder::new(),
             encoder: Encoder::default(),
@@ -149,7 +156,7 @@ impl Connection {
         let mut settings = of_role.to_vec();
         settings.extend([
             (setting::HEADER_TABLE_SIZE, self.config.header_table_size),
-            (setting::INITIAL_WINDOW_SIZE, self.config.stream_window),
+            (setting::INITIAL_WINDOW_SIZE, self.config.initial_window),
             (setting::MAX_FRAME_SIZE, self.config.max_frame_size),
             (setting::MAX_HEADER_LIST_SIZE, self.config.max_header_list),
         ]);
@@ -255,6 +262,7 @@ impl Connection {
     /// About a second has passed: flood counters start anew.
     pub fn tick(&mut self) {
         (self.resets, self.control) = (0, 0);
+        self.probe.tick();
     }
 
     pub(super) fn failure(&self) -> Option<ProtocolError> {

@@ -6,6 +6,7 @@ use super::event::{Event, HeadFault, StreamId};
 use super::frame::{self, Head, MAX_WINDOW, flag, kind, number, setting};
 use super::head::Fields;
 use super::receive::{Block, Reading};
+use super::window::PROBE;
 use crate::headers::ConnectResponse;
 
 type Outcome = Result<Option<Event<'static>>, ProtocolError>;
@@ -365,12 +366,7 @@ impl Connection {
         }
         self.settings_acked = true;
         self.decoder.limit(self.config.header_table_size as usize);
-        // Only where ours is below the default: until now the peer could not know.
-        let less = (self.stream_window - self.config.stream_window) as i32;
-        self.stream_window = self.config.stream_window;
-        for (_, state) in self.streams.iter_mut() {
-            state.recv_window -= less;
-        }
+        self.initial_window_applies();
         Ok(None)
     }
 
@@ -383,6 +379,10 @@ impl Connection {
         }
         if payload == DRAIN && self.going == Going::Announced {
             self.gone(ErrorCode::NO_ERROR);
+            return Ok(None);
+        }
+        if payload == PROBE && self.probe.left > 0 {
+            self.probed();
             return Ok(None);
         }
         if payload == KEEPALIVE && self.ping_out {

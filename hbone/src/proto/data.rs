@@ -132,11 +132,10 @@ impl Connection {
                 && let Some(state) = self.streams.stream_mut(stream)
             {
                 state.unconsumed += n as u32;
-                return Ok(Some(Event::Data {
-                    stream,
-                    key: state.key,
-                    bytes,
-                }));
+                state.arrived = state.arrived.saturating_add(n as u32);
+                let key = state.key;
+                self.streams.held += n as u64;
+                return Ok(Some(Event::Data { stream, key, bytes }));
             }
         }
         if data.left > data.padding {
@@ -152,10 +151,7 @@ impl Connection {
 
     fn credit_padding(&mut self, stream: Option<StreamId>, padding: u32) {
         if let Some(stream) = stream {
-            if let Some(state) = self.streams.stream_mut(stream) {
-                state.credit += padding;
-            }
-            self.grant(stream);
+            self.free(stream, padding);
         }
     }
 

@@ -24,6 +24,7 @@ mod send;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use config::{Config, Limits};
 pub use connection::Connection;

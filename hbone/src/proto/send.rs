@@ -1,4 +1,4 @@
-//! What the driver sends: heads, DATA credit, half-close, resets, and credit for what it consumed.
+//! What the driver sends: heads, DATA within the peer's credit, half-close, resets.
 
 use super::connection::{Connection, Going, Role};
 use super::error::ErrorCode;
@@ -54,7 +54,7 @@ impl Connection {
         self.streams.insert(
             id,
             window(self.peer.initial_window),
-            window(self.stream_window),
+            window(self.assumed_window),
         )
     }
 
@@ -209,38 +209,6 @@ impl Connection {
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
         if self.streams.remove(stream).is_some() && self.failure().is_none() {
             self.write_reset(stream.id, code);
-        }
-    }
-
-    /// `n` bytes of this stream's DATA have left for the application: the peer gets credit for them (at thresholds).
-    #[inline]
-    pub fn consumed(&mut self, stream: StreamId, n: usize) {
-        let Some(state) = self.streams.stream_mut(stream) else {
-            return;
-        };
-        let n = u32::try_from(n).unwrap_or(u32::MAX).min(state.unconsumed);
-        state.unconsumed -= n;
-        if state.unconsumed == 0 {
-            state.small = 0;
-        } else if state.small > 0 {
-            // Their share of what was waiting, so that a slow but steady reader pays off its account.
-            let before = u64::from(state.unconsumed) + u64::from(n);
-            state.small -= (u64::from(state.small) * u64::from(n) / before) as u32;
-        }
-        state.credit += n;
-        self.grant(stream);
-    }
-
-    /// Sends stream credit once a quarter of the window is due.
-    pub(super) fn grant(&mut self, stream: StreamId) {
-        let threshold = (self.config.stream_window / 4).max(1);
-        let Some(state) = self.streams.stream_mut(stream) else {
-            return;
-        };
-        if state.recv_open && state.credit >= threshold {
-            frame::write_credit(&mut self.output, stream.id, state.credit);
-            state.recv_window += state.credit as i32;
-            state.credit = 0;
         }
     }
 

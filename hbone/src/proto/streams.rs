@@ -1,4 +1,4 @@
-//! The streams of a connection: 40 bytes each in a slab, found by handle without hashing or by number through a small map.
+//! The streams of a connection: 48 bytes each in a slab, found by handle without hashing or by number through a small map.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -19,8 +19,13 @@ pub(super) struct Stream {
     pub(super) recv_window: i32,
     /// Bytes that the driver holds and has not reported as consumed.
     pub(super) unconsumed: u32,
-    /// Bytes that the peer gets credit for with the next WINDOW_UPDATE.
-    pub(super) credit: u32,
+    /// What the window is meant to be: `recv_window`, `unconsumed` and `credit` together.
+    pub(super) window: u32,
+    /// Bytes that the peer gets credit for with the next WINDOW_UPDATE; below 0 after the window shrank: so much is
+    /// withheld.
+    pub(super) credit: i32,
+    /// Bytes that arrived since the last measurement of round trips began.
+    pub(super) arrived: u32,
     /// Unconsumed DATA frames under 256 bytes.
     pub(super) small: u32,
     /// The peer's half is open.
@@ -31,36 +36,66 @@ pub(super) struct Stream {
     pub(super) answered: bool,
     /// The driver wants to send and waits for credit of this stream.
     pub(super) starved: bool,
+    /// The last measurement found that the window holds the peer back.
+    pub(super) limited: bool,
     /// The stream stands in the queue for connection credit.
     pub(super) queued: bool,
 }
 
-/// Slab and map. An empty one holds no memory.
+impl Stream {
+    /// What this stream may come to hold beyond an initial window.
+    pub(super) fn excess(&self, initial: u32) -> u64 {
+        let withheld = (-self.credit).max(0) as u32;
+        u64::from(self.window)
+            .saturating_add(withheld.into())
+            .saturating_sub(initial.into())
+    }
+}
+
+/// Slab and map, and two sums over the streams. An empty one holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     slab: Slab<Stream>,
     by_id: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
     /// The stream of the last frame: DATA comes in runs.
     last: Option<StreamId>,
+    /// The window that each stream may fill whatever others do.
+    initial: u32,
+    /// Unconsumed bytes of all streams.
+    pub(super) held: u64,
+    /// What all streams may come to hold beyond their initial windows.
+    pub(super) excess: u64,
 }
 
 impl Streams {
-    pub(super) fn insert(&mut self, id: u32, send_window: i32, recv_window: i32) -> StreamId {
-        let slot = self.slab.insert(Stream {
+    pub(super) fn new(initial: u32) -> Self {
+        Self {
+            initial,
+            ..Self::default()
+        }
+    }
+
+    /// A new stream; `window` is what its peer may send at once.
+    pub(super) fn insert(&mut self, id: u32, send_window: i32, window: i32) -> StreamId {
+        let stream = Stream {
             key: 0,
             id,
             send_window,
-            recv_window,
+            recv_window: window,
             unconsumed: 0,
+            window: window.max(0) as u32,
             credit: 0,
+            arrived: 0,
             small: 0,
             recv_open: true,
             send_open: true,
             answered: false,
             starved: false,
+            limited: false,
             queued: false,
-        });
-        let slot = slot as u32;
+        };
+        self.excess += stream.excess(self.initial);
+        let slot = self.slab.insert(stream) as u32;
         self.by_id.insert(id, slot);
         StreamId { id, slot }
     }
@@ -93,12 +128,25 @@ impl Streams {
         self.by_id.remove(&handle.id);
         self.last = None;
         let stream = self.slab.remove(handle.slot as usize);
+        self.held -= u64::from(stream.unconsumed);
+        self.excess -= stream.excess(self.initial);
         if self.slab.is_empty() {
             // An idle connection holds nothing.
             self.slab = Slab::new();
             self.by_id = HashMap::default();
         }
         Some(stream)
+    }
+
+    /// Changes what a stream's peer is promised.
+    pub(super) fn promise(&mut self, handle: StreamId, change: impl FnOnce(&mut Stream)) {
+        let initial = self.initial;
+        if let Some(stream) = self.stream_mut(handle) {
+            let before = stream.excess(initial);
+            change(stream);
+            let after = stream.excess(initial);
+            self.excess = self.excess - before + after;
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -4,6 +4,7 @@ mod abuse;
 mod flow;
 mod model;
 mod rules;
+mod window;
 
 use super::frame::{self, kind, write_settings};
 use super::{Config, Connection, ErrorCode, Event, ProtocolError, StreamId};

@@ -39,7 +39,7 @@ pub struct Settings {
     pub keepalive: Option<Keepalive>,
     /// `TCP_USER_TIMEOUT` on dialled sockets; `None` = off.
     pub user_timeout: Option<Duration>,
-    /// HTTP/2 stream window in bytes (`HTTP2_STREAM_WINDOW_SIZE`).
+    /// Largest HTTP/2 stream window in bytes (`HTTP2_STREAM_WINDOW_SIZE`); windows start smaller and grow by need.
     pub stream_window: u32,
     /// HTTP/2 connection window in bytes (`HTTP2_CONNECTION_WINDOW_SIZE`).
     pub connection_window: u32,
