@@ -139,6 +139,10 @@ pub struct Limits {
     pub handshakes: u32,
     /// Application connections.
     pub connections: u32,
+    /// Bytes that a worker holds for applications that do not read; 256 MiB.
+    pub held: usize,
+    /// Of those, for one pod; 64 MiB.
+    pub pod_held: usize,
 }
 
 impl Default for Limits {
@@ -146,6 +150,8 @@ impl Default for Limits {
         Self {
             handshakes: 256,
             connections: 50_000,
+            held: 256 << 20,
+            pod_held: 64 << 20,
         }
     }
 }

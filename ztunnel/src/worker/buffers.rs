@@ -86,7 +86,6 @@ struct Chunks {
 const CHUNK: usize = 16 << 10;
 
 impl Pending {
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |held| held.len)
     }

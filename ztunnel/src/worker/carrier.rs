@@ -23,10 +23,17 @@ const RUN: usize = 64;
 impl<I: Io> Worker<I> {
     /// One turn of a queued tunnel.
     pub(super) fn run_tunnel(&mut self, key: Key, io: &mut I) {
+        let room = self
+            .tunnels
+            .get(key)
+            .map_or(0, |tunnel| self.room(tunnel.pod));
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
         tunnel.queued = false;
+        if let Some(h2) = &mut tunnel.h2 {
+            h2.set_room(room);
+        }
         if let Err(loss) = self.turn(key, io) {
             self.lose(key, loss, io);
         }

@@ -53,11 +53,20 @@ impl<I: Io> Worker<I> {
             Err(fault) => return self.near_failed(key, &fault, io),
         };
         link.count_to_near(taken);
+        let pod = link.pod;
         match link.far {
-            Far::Stream { tunnel, stream } => self.consumed(tunnel, stream, taken),
+            Far::Stream { tunnel, stream } => {
+                self.hold(pod, taken, 0);
+                self.consumed(tunnel, stream, taken);
+            }
             Far::Plain(_) => self.queue_relay(key),
-            Far::Local { .. } => self.queue_local(key),
-            Far::None | Far::Waiting(_) | Far::Leased(_) | Far::Finished => {}
+            Far::Local { .. } => {
+                self.hold(pod, taken, 0);
+                self.queue_local(key);
+            }
+            Far::None | Far::Waiting(_) | Far::Leased(_) | Far::Finished => {
+                self.hold(pod, taken, 0);
+            }
         }
         self.far_end_reached(key, io);
     }
@@ -75,12 +84,17 @@ impl<I: Io> Worker<I> {
         let Some(link) = self.links.get_mut(key) else {
             return;
         };
-        match link.near.deliver(io, slices) {
-            Ok(taken) => {
-                link.count_to_near(taken);
-                self.consumed(tunnel, stream, taken);
-            }
-            Err(fault) => self.near_failed(key, &fault, io),
+        let before = link.near.pending.len();
+        let taken = match link.near.deliver(io, slices) {
+            Ok(taken) => taken,
+            Err(fault) => return self.near_failed(key, &fault, io),
+        };
+        link.count_to_near(taken);
+        let (pod, after) = (link.pod, link.near.pending.len());
+        self.consumed(tunnel, stream, taken);
+        if after > before {
+            self.hold(pod, before, after);
+            self.relieve(pod, io);
         }
     }
 
@@ -268,6 +282,9 @@ impl<I: Io> Worker<I> {
             return;
         };
         let orderly = reason == Reason::Complete;
+        if !matches!(link.far, Far::Plain(_)) {
+            self.hold(link.pod, link.near.pending.len(), 0);
+        }
         let Link { near, far, .. } = link;
         let mut other = None;
         let far = match far {

@@ -131,10 +131,15 @@ impl<I: Io> Worker<I> {
             .pods
             .get(pod)
             .is_some_and(|pod| pod.links < self.settings.limits.connections);
-        within.then_some(()).ok_or_else(|| Refusal {
+        let detail = match within {
+            true if !self.is_short(pod) => return Ok(()),
+            true => "too many bytes wait for applications that do not read",
+            false => "the pod has too many connections",
+        };
+        Err(Refusal {
             status: 503,
             reason: Reason::Overloaded,
-            detail: "the pod has too many connections".to_owned(),
+            detail: detail.to_owned(),
         })
     }
 
@@ -204,6 +209,8 @@ impl<I: Io> Worker<I> {
         if called.phase != Phase::Copy {
             return;
         }
+        let pods = (caller.pod, called.pod);
+        let before = (caller.near.pending.len(), called.near.pending.len());
         let buffer = &mut self.buffers.rx;
         let (out, went) = pour(&mut caller.near, &mut called.near, buffer, io);
         caller.count_from_near(went.read);
@@ -215,6 +222,9 @@ impl<I: Io> Worker<I> {
         called.count_from_near(came.read);
         caller.count_to_near(came.written);
         let done = caller.near.is_done() && called.near.is_done();
+        let after = (caller.near.pending.len(), called.near.pending.len());
+        self.hold(pods.0, before.0, after.0);
+        self.hold(pods.1, before.1, after.1);
         let failed: Option<(Key, io::Error)> = match (out, back) {
             (Err((reading, fault)), _) => Some((if reading { key } else { other }, fault)),
             (_, Err((reading, fault))) => Some((if reading { other } else { key }, fault)),

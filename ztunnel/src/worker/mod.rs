@@ -16,6 +16,7 @@ mod copy;
 mod facts;
 mod handover;
 mod handshakes;
+mod held;
 mod inbound;
 mod io;
 mod judge;

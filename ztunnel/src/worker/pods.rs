@@ -36,6 +36,8 @@ pub(super) struct PodState<L> {
     workload_uid: String,
     /// Links that it has here.
     pub(super) links: u32,
+    /// Bytes that wait for applications, of its streams here.
+    pub(super) held: usize,
     /// Inbound TLS handshakes in flight here.
     pub(super) handshakes: Handshakes,
 }
@@ -70,6 +72,7 @@ impl<I: Io> Worker<I> {
             last_own: None,
             workload_uid: workload_uid.clone(),
             links: 0,
+            held: 0,
             handshakes: Handshakes::default(),
         });
         self.uids.insert(uid, key);

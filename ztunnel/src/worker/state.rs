@@ -49,6 +49,8 @@ pub(super) struct Worker<I: Io> {
     pub(super) certificates: HashMap<Identity, Arc<Certificate>>,
     pub(super) timers: Timers,
     pub(super) buffers: Buffers,
+    /// Bytes that wait for applications, of all streams.
+    pub(super) held: usize,
     pub(super) queues: Queues,
     pub(super) judge: Judge,
     pub(super) verdicts: Verdicts,
@@ -115,6 +117,7 @@ impl<I: Io> Worker<I> {
             certificates: HashMap::new(),
             timers: Timers::default(),
             buffers: Buffers::new(),
+            held: 0,
             queues: Queues::default(),
             judge: Judge::default(),
             verdicts: Verdicts::default(),

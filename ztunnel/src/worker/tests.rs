@@ -3,6 +3,7 @@
 
 mod cost;
 mod facts;
+mod held;
 mod hostile;
 mod mesh;
 mod owners;

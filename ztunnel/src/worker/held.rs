@@ -1,0 +1,58 @@
+//! Bytes held for applications that do not read: counted per pod and for the worker, so that neither passes its limit.
+//! Up to half of a limit nothing is different. Beyond it windows of streams that lag behind shrink, beyond three
+//! quarters requests are refused, beyond all of it the link that holds most is ended. Used by `copy`, `carrier`, `inbound`.
+
+use super::api::Reason;
+use super::io::Io;
+use super::slots::Key;
+use super::state::Worker;
+
+impl<I: Io> Worker<I> {
+    /// What a link of `pod` holds went from `before` to `after` bytes.
+    pub(super) fn hold(&mut self, pod: Key, before: usize, after: usize) {
+        let change = |held: usize| (held + after).saturating_sub(before);
+        self.held = change(self.held);
+        if let Some(pod) = self.pods.get_mut(pod) {
+            pod.held = change(pod.held);
+        }
+    }
+
+    /// How many bytes a tunnel of `pod` may hold before its streams that do not read lose credit.
+    pub(super) fn room(&self, pod: Key) -> usize {
+        self.left(pod, |limit| limit / 2)
+    }
+
+    /// Whether so much is held that nothing may be added.
+    pub(super) fn is_short(&self, pod: Key) -> bool {
+        self.left(pod, |limit| limit - limit / 4) == 0
+    }
+
+    /// Ends the links that hold most until the limits are kept. `pod` is the one that took bytes last.
+    pub(super) fn relieve(&mut self, pod: Key, io: &mut I) {
+        while self.left(pod, |limit| limit) == 0 {
+            let of_all = self.held >= self.settings.limits.held;
+            let holds = |key: &Key| {
+                self.links
+                    .get(*key)
+                    .map_or(0, |link| link.near.pending.len())
+            };
+            let candidates = self.links.keys(|link| of_all || link.pod == pod);
+            let Some(heaviest) = candidates.into_iter().max_by_key(holds) else {
+                return;
+            };
+            if holds(&heaviest) == 0 {
+                return;
+            }
+            let detail = "too many bytes wait for an application that does not read";
+            self.end_link(heaviest, Reason::Overloaded, Some(detail.to_owned()), io);
+        }
+    }
+
+    /// The lesser of what is left of the worker's and the pod's share.
+    fn left(&self, pod: Key, share: impl Fn(usize) -> usize) -> usize {
+        let limits = &self.settings.limits;
+        let of_pod = self.pods.get(pod).map_or(0, |pod| pod.held);
+        let of_worker = share(limits.held).saturating_sub(self.held);
+        of_worker.min(share(limits.pod_held).saturating_sub(of_pod))
+    }
+}
