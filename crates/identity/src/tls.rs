@@ -21,6 +21,10 @@ use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 use crate::key::Key;
 use crate::peer::{self, PeerError};
 
+mod verified;
+
+use verified::{Chain, Remembering};
+
 /// The one application protocol of mesh connections.
 pub const ALPN: &[u8] = b"h2";
 
@@ -77,12 +81,13 @@ pub(crate) fn server_config(
     own: &Identity,
     key: Arc<CertifiedKey>,
 ) -> Result<ServerConfig, Error> {
-    let chain = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+    let webpki = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
         .clear_root_hint_subjects()
         .build()
         .map_err(|e| Error::General(e.to_string()))?;
     let verifier = Arc::new(Client {
-        chain,
+        chain: Remembering::new(Box::new(ClientChain(webpki.clone())), &roots, b"client"),
+        webpki,
         own: own.clone(),
     });
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -102,8 +107,12 @@ pub(crate) fn client_config(
     roots: Arc<RootCertStore>,
     key: Arc<CertifiedKey>,
 ) -> Result<ClientConfig, Error> {
+    let chain = ServerChain {
+        roots: roots.clone(),
+        provider: provider.clone(),
+    };
     let verifier = Arc::new(Server {
-        roots,
+        chain: Remembering::new(Box::new(chain), &roots, b"server"),
         provider: provider.clone(),
     });
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -156,10 +165,51 @@ fn refuse(error: PeerError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
+/// From a server's leaf to a root.
+#[derive(Debug)]
+struct ServerChain {
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Chain for ServerChain {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &leaf,
+            &self.roots,
+            intermediates,
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )
+    }
+}
+
+/// From a client's leaf to a root.
+#[derive(Debug)]
+struct ClientChain(Arc<dyn ClientCertVerifier>);
+
+impl Chain for ClientChain {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        self.0.verify_client_cert(leaf, intermediates, now)?;
+        Ok(())
+    }
+}
+
 /// Verifies the certificate of a server that we dialled.
 #[derive(Debug)]
 struct Server {
-    roots: Arc<RootCertStore>,
+    chain: Remembering,
     provider: Arc<CryptoProvider>,
 }
 
@@ -172,14 +222,7 @@ impl ServerCertVerifier for Server {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let leaf = ParsedCertificate::try_from(end_entity)?;
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
+        self.chain.verify(end_entity, intermediates, now)?;
         peer::leaf_identity(end_entity).map_err(refuse)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -217,13 +260,15 @@ impl ServerCertVerifier for Server {
 /// Verifies the certificate of a client that dialled us.
 #[derive(Debug)]
 struct Client {
-    chain: Arc<dyn ClientCertVerifier>,
+    chain: Remembering,
+    /// For everything but the chain.
+    webpki: Arc<dyn ClientCertVerifier>,
     own: Identity,
 }
 
 impl ClientCertVerifier for Client {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        self.webpki.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -232,12 +277,10 @@ impl ClientCertVerifier for Client {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
+        self.chain.verify(end_entity, intermediates, now)?;
         let peer = peer::leaf_identity(end_entity).map_err(refuse)?;
         peer::same_trust_domain(&peer, &self.own).map_err(refuse)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -255,11 +298,11 @@ impl ClientCertVerifier for Client {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        self.webpki.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
 

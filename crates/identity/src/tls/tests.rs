@@ -9,6 +9,8 @@ use super::*;
 use crate::certificate::Certificate;
 use crate::issue::Issuer;
 
+mod remembered;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn identity(trust_domain: &str, account: &str) -> Identity {
