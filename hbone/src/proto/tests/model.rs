@@ -1,12 +1,14 @@
-//! The model test: random traffic over a wire that cuts and delays bytes at random. Every byte arrives in order, every
-//! half-close and reset arrives, nothing stalls although a sender acts again only after `SendCredit`.
-//! HBONE_MODEL_CASES sets the number of cases.
+//! The model test: random traffic over a wire that cuts and delays bytes at random, with random windows, room and readers,
+//! resets, half-closes, PINGs and drains. Every byte arrives in order, every half-close and reset arrives, nothing stalls
+//! although a sender acts again only after `SendCredit`, and what is held stays within its bound after every step.
+//! `make test` runs a share; all 100,000: HBONE_MODEL_CASES=100000 cargo test --release -p causeway-hbone --lib model
 
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
 use crate::headers::ConnectResponse;
+use crate::proto::receive::Reading;
 use crate::proto::{Config, Connection, ErrorCode, Event, StreamId};
 
 use super::request;
@@ -74,7 +76,12 @@ struct Side {
     wire: VecDeque<u8>,
     streams: BTreeMap<u32, Half>,
     totals: usize,
-    held: usize,
+    config: Config,
+    pings: [usize; 2],
+    drained: bool,
+    /// The widest and the narrowest window that any stream had.
+    widest: u32,
+    narrowest: u32,
 }
 
 impl Side {
@@ -90,8 +97,44 @@ impl Side {
             wire: VecDeque::new(),
             streams: BTreeMap::new(),
             totals,
-            held: 0,
+            config,
+            pings: [0; 2],
+            drained: false,
+            widest: 0,
+            narrowest: u32::MAX,
         }
+    }
+
+    /// Nothing is held that the bounds do not allow, and the codec's sums are true.
+    fn check(&mut self) {
+        let connection = &self.connection;
+        let mut held = 0;
+        for (stream, key) in connection.streams() {
+            let state = connection.streams.stream(stream).expect("it is listed");
+            let window = i64::from(state.window);
+            let parts = i64::from(state.recv_window) + i64::from(state.unconsumed);
+            let parts = parts + i64::from(state.credit);
+            // A frame takes its credit whole and arrives in pieces.
+            let within = matches!(connection.reading, Reading::Data(_)) && parts < window;
+            assert!(parts == window || within, "{state:?}");
+            assert!(window <= i64::from(self.config.stream_window.max(65_535)));
+            held += state.unconsumed as usize;
+            if let Some(half) = self.streams.get(&(key as u32)) {
+                assert_eq!(half.unconsumed, state.unconsumed as usize);
+            }
+            if connection.settings_acked {
+                self.widest = self.widest.max(state.window);
+                self.narrowest = self.narrowest.min(state.window);
+            }
+        }
+        assert_eq!(connection.held(), held);
+        let each = self.config.initial_window.max(65_535) as usize;
+        let bound = connection.streams_len() * each + self.config.room;
+        assert!(held <= bound, "{held} of {bound}");
+        if connection.settings_acked {
+            assert!(connection.streams.excess <= self.config.room as u64);
+        }
+        assert!(connection.partial.len() < 1000 && connection.credit_queue.len() <= 1000);
     }
 
     fn flush(&mut self) {
@@ -140,7 +183,6 @@ impl Side {
         };
         let n = half.unconsumed.min(max);
         half.unconsumed -= n;
-        self.held -= n;
         self.connection.consumed(half.handle, n);
         n > 0
     }
@@ -178,7 +220,6 @@ impl Side {
                     self.half(key).answered = true;
                 }
                 Event::Data { key, bytes, .. } => {
-                    self.held += bytes.len();
                     let (client, half) = (self.client, self.half(key));
                     assert!(!half.reset && !half.peer_ended && !bytes.is_empty());
                     for byte in bytes {
@@ -189,11 +230,14 @@ impl Side {
                 }
                 Event::End { key, .. } => self.half(key).peer_ended = true,
                 Event::Reset { key, code, .. } => {
-                    assert_eq!(code, ErrorCode::CONNECT_ERROR);
+                    let refused = self.client && code == ErrorCode::REFUSED_STREAM;
+                    assert!(code == ErrorCode::CONNECT_ERROR || refused);
                     self.half(key).reset = true;
                 }
                 Event::SendCredit { key, .. } => self.half(key).blocked = false,
                 Event::Settings => {}
+                Event::Pong => self.pings[1] += 1,
+                Event::GoAway { code, .. } => assert_eq!(code, ErrorCode::NO_ERROR),
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -215,22 +259,48 @@ fn deliver(from: &mut Side, to: &mut Side, max: usize, rng: &mut Rng) -> bool {
     n > 0
 }
 
-fn run(seed: u64, windows: [u32; 2], steps: usize) {
+/// How the windows of one side behave.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    initial: u32,
+    /// The largest is 2 to the power of this times the initial one.
+    growth: u32,
+    room: usize,
+}
+
+impl Windows {
+    fn apply(self, base: Config) -> Config {
+        Config {
+            initial_window: self.initial,
+            stream_window: self.initial << self.growth,
+            connection_window: 65_535,
+            room: self.room,
+            ..base
+        }
+    }
+}
+
+/// What a run came past.
+#[derive(Debug, Default)]
+struct Reached {
+    grown: bool,
+    shrunk: bool,
+    reset: bool,
+    finished: bool,
+    drained: bool,
+}
+
+fn run(seed: u64, windows: [Windows; 2], steps: usize) -> Reached {
     let mut rng = Rng(seed);
-    let config = |base: Config, window: u32| Config {
-        stream_window: window,
-        connection_window: 65_535,
-        ..base
-    };
     // A window of a few bytes costs a frame for each: less data there.
-    let most = if windows.iter().any(|window| *window < 1000) {
+    let most = if windows.iter().any(|windows| windows.initial < 1000) {
         3
     } else {
         9
     };
     let totals = 1 << (8 + rng.below(most));
-    let mut client = Side::new(true, config(Config::client(), windows[0]), totals);
-    let mut server = Side::new(false, config(Config::server(), windows[1]), totals);
+    let mut client = Side::new(true, windows[0].apply(Config::client()), totals);
+    let mut server = Side::new(false, windows[1].apply(Config::server()), totals);
     for _ in 0..steps {
         let piece = if rng.one_in(3) {
             1 + rng.below(20)
@@ -247,6 +317,9 @@ fn run(seed: u64, windows: [u32; 2], steps: usize) {
                 } else {
                     &mut server
                 };
+                if rng.one_in(20) {
+                    odd(side, &mut rng);
+                }
                 let Some(id) = side
                     .streams
                     .keys()
@@ -263,12 +336,41 @@ fn run(seed: u64, windows: [u32; 2], steps: usize) {
                 }
             }
         }
-        let bound = |window: u32, side: &Side| window.max(65_535) as usize * side.streams.len();
-        assert!(
-            client.held <= bound(windows[0], &client) && server.held <= bound(windows[1], &server)
-        );
+        client.check();
+        server.check();
     }
     settle(&mut client, &mut server, &mut rng);
+    let sides = [&client, &server];
+    Reached {
+        grown: sides
+            .iter()
+            .any(|side| side.widest > side.config.initial_window),
+        shrunk: sides
+            .iter()
+            .any(|side| side.narrowest < side.config.initial_window),
+        reset: client.streams.values().any(|half| half.reset),
+        finished: client
+            .streams
+            .values()
+            .any(|half| half.peer_ended && half.ended),
+        drained: sides.iter().any(|side| side.drained),
+    }
+}
+
+/// What happens now and then.
+fn odd(side: &mut Side, rng: &mut Rng) {
+    match rng.below(8) {
+        0..=2 => side.pings[0] += usize::from(side.connection.ping()),
+        3..=5 => side
+            .connection
+            .set_room(rng.below(2 * side.config.room + 1)),
+        6 => side.connection.tick(),
+        _ if rng.one_in(5) => {
+            side.connection.drain();
+            side.drained = true;
+        }
+        _ => {}
+    }
 }
 
 fn open(client: &mut Side, total: usize) {
@@ -291,13 +393,20 @@ fn settle(client: &mut Side, server: &mut Side, rng: &mut Rng) {
                 moved |= side.consume(id, usize::MAX) | side.send_some(id, 9_001);
             }
         }
+        client.check();
+        server.check();
         if !moved {
             break;
         }
     }
-    assert_eq!(client.streams.len(), server.streams.len());
+    for id in server.streams.keys() {
+        assert!(client.streams.contains_key(id));
+    }
     for (id, ours) in &client.streams {
-        let theirs = &server.streams[id];
+        let Some(theirs) = server.streams.get(id) else {
+            assert!(ours.reset, "request {id} got lost");
+            continue;
+        };
         let finished = ours.ended && theirs.ended && ours.peer_ended && theirs.peer_ended;
         assert!(
             finished || ours.reset || theirs.reset,
@@ -323,13 +432,57 @@ fn settle(client: &mut Side, server: &mut Side, rng: &mut Rng) {
         ),
         (0, 0)
     );
+    for side in [client, server] {
+        let connection = &side.connection;
+        assert_eq!((connection.held(), connection.streams.excess), (0, 0));
+        assert_eq!(connection.partial.capacity(), 0);
+        assert_eq!(side.pings[0], side.pings[1], "a PING is unanswered");
+        assert!(!side.drained || connection.is_drained());
+    }
 }
 
 fn cases() -> u32 {
     std::env::var("HBONE_MODEL_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())
-        .unwrap_or(100)
+        .unwrap_or(200)
+}
+
+fn windows() -> impl Strategy<Value = Windows> {
+    let initial = prop_oneof![1u32..100, 100u32..70_000, Just(256 << 10)];
+    let room = prop_oneof![Just(0usize), 0usize..100_000, Just(16 << 20)];
+    (initial, 0u32..5, room).prop_map(|(initial, growth, room)| Windows {
+        initial,
+        growth,
+        room,
+    })
+}
+
+#[test]
+fn the_model_reaches_what_it_is_for() {
+    let windows = Windows {
+        initial: 18_000,
+        growth: 4,
+        room: 100_000,
+    };
+    let mut counts = [0; 5];
+    for seed in 0..20 {
+        let reached = run(seed, [windows; 2], 1500);
+        let Reached {
+            grown,
+            shrunk,
+            reset,
+            finished,
+            drained,
+        } = reached;
+        for (count, one) in counts
+            .iter_mut()
+            .zip([grown, shrunk, reset, finished, drained])
+        {
+            *count += usize::from(one);
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 }
 
 proptest! {
@@ -337,7 +490,7 @@ proptest! {
     #[test]
     fn every_byte_arrives_in_order_and_nothing_stalls(
         seed: u64,
-        windows in [prop_oneof![1u32..100, 100u32..70_000, Just(4 << 20)], prop_oneof![1u32..100, 100u32..70_000, Just(4 << 20)]],
+        windows in [windows(), windows()],
         steps in 10usize..1500,
     ) {
         run(seed, windows, steps);
