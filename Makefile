@@ -7,7 +7,7 @@ DEMO_ARGS  ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN        := $(TARGET_DIR)/$(PROFILE)
 
-.PHONY: help demo test e2e check build setup fmt docs quick-figure bench
+.PHONY: help demo test e2e check build setup fmt docs quick-figure bench fuzz
 
 # Read by bench from the environment, like PEER_ZTUNNEL, ONLY, ROUNDS, BLOCK, WORKERS, QUICK, PUBLISH.
 export OUT ?= $(TARGET_DIR)/bench
@@ -20,6 +20,7 @@ help:
 	@echo "make docs    docs/configuration.md anew, from the settings that the binaries read"
 	@echo "make quick-figure   CPU per GB and per message of two ztunnels against two plain relays, in one run"
 	@echo "make bench   against a peer, plain relays and no mesh (PEER_ZTUNNEL=path, ONLY=, QUICK=1; docs/performance.md)"
+	@echo "make fuzz    each fuzz target guided by coverage for SECONDS_EACH seconds (60); TARGETS=\"model hpack\" picks some"
 	@echo "make build   release binaries into $(BIN)"
 
 setup:
@@ -53,6 +54,9 @@ quick-figure: build
 bench: build
 	@scripts/setup run
 	$(BIN)/causeway-bench $(BENCH_ARGS)
+
+fuzz: setup
+	scripts/fuzz
 
 # docs/configuration.md from the settings that the binaries read.
 docs:

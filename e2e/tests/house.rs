@@ -12,6 +12,7 @@ const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("causeway-sys", &[]),
     ("causeway-mesh", &[]),
     ("causeway-hbone", &[]),
+    ("causeway-fuzz", &["causeway-hbone"]),
     ("causeway-proto", &[]),
     ("causeway-objects", &[]),
     ("causeway-xds", &["causeway-proto", "causeway-mesh"]),

@@ -238,6 +238,8 @@ impl<I: Io> Worker<I> {
         match failed {
             Some((side, fault)) => self.near_failed(side, &fault, io),
             None if done => self.end_link(key, Reason::Complete, None, io),
+            None if after.0 > before.0 => self.relieve(pods.0, io),
+            None if after.1 > before.1 => self.relieve(pods.1, io),
             None => {}
         }
     }
