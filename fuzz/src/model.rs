@@ -146,6 +146,7 @@ impl Side {
                 Event::End { key, .. } => self.half(key).peer_ended = true,
                 Event::Reset { key, .. } => self.half(key).gone = true,
                 Event::Pong => self.pings -= 1,
+                Event::OtherMethod { .. } => panic!("nobody here asks for anything but CONNECT"),
                 Event::Refused { .. }
                 | Event::SendCredit { .. }
                 | Event::GoAway { .. }

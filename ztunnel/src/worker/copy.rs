@@ -286,33 +286,7 @@ impl<I: Io> Worker<I> {
             self.hold(link.pod, link.near.pending.len(), 0);
         }
         let Link { near, far, .. } = link;
-        let mut other = None;
-        let far = match far {
-            Far::Plain(half) => half.socket,
-            Far::Waiting(tunnel) => {
-                if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
-                    tunnel.waiting.retain(|one| *one != key);
-                }
-                None
-            }
-            Far::Leased(lease) => {
-                if let Some(lease) = self.leases.get_mut(lease) {
-                    lease.waiting.retain(|one| *one != key);
-                }
-                None
-            }
-            Far::Local {
-                other: joined,
-                lease,
-            } => {
-                other = joined;
-                if link.captured {
-                    self.leave_lease(lease, link.member as usize);
-                }
-                None
-            }
-            Far::None | Far::Stream { .. } | Far::Finished => None,
-        };
+        let (far, other) = self.detach(key, far, link.captured.then_some(link.member));
         for socket in [near.socket, far].into_iter().flatten() {
             io.close(socket, !orderly);
         }
@@ -341,6 +315,37 @@ impl<I: Io> Worker<I> {
         if let Some(other) = other {
             self.end_other(other, reason, io);
         }
+    }
+
+    /// Takes an ended link off what carried its other half. Gives the second socket and the joined link, if it had one;
+    /// `member`: its place among those of a lease.
+    fn detach(
+        &mut self,
+        key: Key,
+        far: Far<I::Socket>,
+        member: Option<u32>,
+    ) -> (Option<I::Socket>, Option<Key>) {
+        match far {
+            Far::Plain(half) => return (half.socket, None),
+            Far::Waiting(tunnel) => {
+                if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+                    tunnel.waiting.retain(|one| *one != key);
+                }
+            }
+            Far::Leased(lease) => {
+                if let Some(lease) = self.leases.get_mut(lease) {
+                    lease.waiting.retain(|one| *one != key);
+                }
+            }
+            Far::Local { other, lease } => {
+                if let Some(member) = member {
+                    self.leave_lease(lease, member as usize);
+                }
+                return (None, other);
+            }
+            Far::None | Far::Stream { .. } | Far::Finished => {}
+        }
+        (None, None)
     }
 
     /// Adds a link and counts it for its pod.
