@@ -25,7 +25,8 @@ use super::verdicts::Verdicts;
 
 /// Notices that may wait for control before this worker stops accepting.
 pub(super) const MAX_NOTICES: usize = 65_536;
-/// Handshake turns per step: each costs up to half a millisecond, and bytes of others wait meanwhile.
+/// Handshake turns per step in which nobody else has anything to do; else it is one: each costs up to half a millisecond,
+/// and bytes of others wait meanwhile.
 const HANDSHAKES: usize = 4;
 
 /// All state of one worker.
@@ -158,28 +159,39 @@ impl<I: Io> Worker<I> {
         self.accept_some(io);
         self.judge_slice(io);
         self.retry_some(io);
+        let mut moved = false;
         for _ in 0..self.queues.relays.len() {
             let Some(key) = self.queues.relays.pop_front() else {
                 break;
             };
             self.run_relay(key, io);
+            moved = true;
         }
-        let mut handshakes = HANDSHAKES;
+        let shaking =
+            |tunnel: &Tunnel<I::Socket>| tunnel.phase == Phase::Handshake && tunnel.readable;
         for _ in 0..self.queues.tunnels.len() {
             let Some(key) = self.queues.tunnels.pop_front() else {
                 break;
             };
-            let shaking =
-                |tunnel: &Tunnel<I::Socket>| tunnel.phase == Phase::Handshake && tunnel.readable;
             if self.tunnels.get(key).is_some_and(shaking) {
-                if handshakes == 0 {
-                    // Public-key work: the rest after a look for events of those who only want to copy.
-                    self.queues.tunnels.push_back(key);
-                    continue;
-                }
-                handshakes -= 1;
+                self.queues.tunnels.push_back(key);
+            } else {
+                self.run_tunnel(key, io);
+                moved = true;
             }
-            self.run_tunnel(key, io);
+        }
+        // Public-key work comes last, and little of it while others want to copy: they are looked at again after it.
+        let mut left = if moved { 1 } else { HANDSHAKES };
+        for _ in 0..self.queues.tunnels.len() {
+            let Some(key) = self.queues.tunnels.pop_front() else {
+                break;
+            };
+            if left > 0 && self.tunnels.get(key).is_some_and(shaking) {
+                left -= 1;
+                self.run_tunnel(key, io);
+            } else {
+                self.queues.tunnels.push_back(key);
+            }
         }
         self.drain_deadline(io);
         self.next()

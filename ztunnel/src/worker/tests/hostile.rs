@@ -14,8 +14,9 @@ use super::super::api::Notice;
 use super::super::buffers::Outgoing;
 use super::super::state::MAX_NOTICES;
 use super::super::tls::{FRONT, Tls};
+use super::super::tunnel::{Phase, Tunnel};
 use super::facts::connected;
-use super::mesh::{Pair, SERVER, address};
+use super::mesh::{CLIENT, Pair, SERVER, address};
 use super::sim::{Sock, TEST};
 
 /// The peer: its socket and its TLS session.
@@ -330,4 +331,59 @@ fn requests_on_live_tunnels_are_turned_away_while_control_is_behind() {
     assert_eq!(pair.read(server).0, b"still here");
     pair.workers[SERVER].notices.clear();
     connected(&mut pair);
+}
+
+/// Handshakes whose next bytes are here and wait for the worker.
+fn shaking(pair: &Pair) -> usize {
+    let waits = |tunnel: &Tunnel<Sock>| tunnel.phase == Phase::Handshake && tunnel.readable;
+    pair.workers[SERVER].tunnels.keys(waits).len()
+}
+
+#[test]
+fn beside_a_storm_of_handshakes_a_call_on_a_warm_tunnel_waits_for_one_of_them_at_a_time() {
+    let mut pair = Pair::started(5, |_| {});
+    connected(&mut pair);
+    let identity = pair.ca.identity("evil", "peer");
+    let certificate = pair.ca.issue(&identity, Duration::from_secs(3600));
+    let carry = |pair: &mut Pair| {
+        let count = pair.net.borrow().len();
+        (0..count).for_each(|from| drop(pair.net.borrow_mut().carry(from, usize::MAX)));
+    };
+    for number in 0..200 {
+        let to = SocketAddr::new(address(SERVER), 15008);
+        let from = IpAddr::from([10, 9, 1, number]);
+        let sock = pair.net.borrow_mut().connect(TEST, from, to, None).unwrap();
+        let name = ServerName::IpAddress(to.ip().into());
+        let mut tls = Tls::client(certificate.client_config(), name).unwrap();
+        let mut hello = Outgoing::default();
+        tls.open(&mut [], &mut 0, &mut hello).unwrap();
+        pair.write(sock, hello.pending());
+    }
+    carry(&mut pair);
+    // Accepted in several turns, each of which has time for a few of them.
+    (0..8).for_each(|_| drop(pair.step(SERVER)));
+    let before = shaking(&pair);
+    assert!(before > 100, "{before}");
+    let client = pair.call_server();
+    pair.write(client, b"ping");
+    let mut steps = 0;
+    let server = loop {
+        pair.step(CLIENT);
+        pair.step(SERVER);
+        carry(&mut pair);
+        steps += 1;
+        if let Some(server) = pair.accept() {
+            break server;
+        }
+        assert!(steps < 20, "the call does not get through");
+    };
+    let busy = 3;
+    let idle = steps - busy.min(steps);
+    let handshakes = before.saturating_sub(shaking(&pair));
+    assert!(
+        handshakes <= busy + 4 * idle,
+        "{handshakes} handshakes in {steps} steps"
+    );
+    pair.settle();
+    assert_eq!(pair.read(server), (b"ping".to_vec(), false));
 }

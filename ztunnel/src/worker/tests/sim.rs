@@ -1,4 +1,5 @@
-//! Scripted sockets. Bytes lie in the sender's buffer, on the wire, or in the receiver's buffer; a schedule moves them
+//! Scripted sockets. Long because the sockets and the seam to them are one machine.
+//! Bytes lie in the sender's buffer, on the wire, or in the receiver's buffer; a schedule moves them
 //! in random portions. Events are edge-triggered as epoll's are: one when bytes, an end or room arrive, none otherwise.
 
 use std::cell::RefCell;
