@@ -1,4 +1,4 @@
-//! The conformance suite h2spec against `hbone::proto` (through `responder.rs`). The binary comes from `e2e/h2spec/install`;
+//! The conformance suite h2spec against `hbone::proto` (through `responder.rs`). The binary comes from `e2e/tool`;
 //! `e2e/h2spec/left-out.txt` lists the cases that do not apply, with reasons.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -61,7 +61,7 @@ impl Node {
         ensure!(echo::ping(&mut stream, b"one")? == b"one");
         Ok(thread::spawn(move || {
             let (mut chunk, begin) = ([7; 4096], Instant::now());
-            while begin.elapsed() < LIMIT
+            while begin.elapsed() < 2 * LIMIT
                 && stream.write_all(&chunk).is_ok()
                 && stream.read_exact(&mut chunk).is_ok()
             {}

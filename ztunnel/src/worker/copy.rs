@@ -48,25 +48,23 @@ impl<I: Io> Worker<I> {
         if link.near.pending.is_empty() {
             return;
         }
-        let taken = match link.near.flush(io) {
-            Ok(taken) => taken,
-            Err(fault) => return self.near_failed(key, &fault, io),
-        };
+        let (pod, before) = (link.pod, link.near.pending.len());
+        let flushed = link.near.flush(io);
+        // Some may have left before it failed.
+        let after = link.near.pending.len();
+        let taken = before - after;
         link.count_to_near(taken);
-        let pod = link.pod;
-        match link.far {
-            Far::Stream { tunnel, stream } => {
-                self.hold(pod, taken, 0);
-                self.consumed(tunnel, stream, taken);
-            }
-            Far::Plain(_) => self.queue_relay(key),
-            Far::Local { .. } => {
-                self.hold(pod, taken, 0);
-                self.queue_local(key);
-            }
-            Far::None | Far::Waiting(_) | Far::Leased(_) | Far::Finished => {
-                self.hold(pod, taken, 0);
-            }
+        let far = match link.far {
+            Far::Stream { tunnel, stream } => Some((tunnel, stream)),
+            _ => None,
+        };
+        self.hold(pod, before, after);
+        if let Err(fault) = flushed {
+            return self.near_failed(key, &fault, io);
+        }
+        match far {
+            Some((tunnel, stream)) => self.consumed(tunnel, stream, taken),
+            None => self.queue_other(key),
         }
         self.far_end_reached(key, io);
     }
@@ -282,9 +280,7 @@ impl<I: Io> Worker<I> {
             return;
         };
         let orderly = reason == Reason::Complete;
-        if !matches!(link.far, Far::Plain(_)) {
-            self.hold(link.pod, link.near.pending.len(), 0);
-        }
+        self.hold(link.pod, link.pending(), 0);
         let Link { near, far, .. } = link;
         let (far, other) = self.detach(key, far, link.captured.then_some(link.member));
         for socket in [near.socket, far].into_iter().flatten() {

@@ -70,6 +70,7 @@ impl<I: Io> Worker<I> {
             destination: ends.1,
             opened,
             route,
+            from: Some(self.neighbours.index),
         };
         if let Err(Parcel::Captured(captured)) =
             io.pass(owner, Parcel::Captured(Box::new(captured)))
@@ -80,7 +81,17 @@ impl<I: Io> Worker<I> {
     }
 
     /// A connection that another worker has accepted and that belongs here.
-    pub(super) fn take_captured(&mut self, captured: Captured<I::Socket>, io: &mut I) {
+    pub(super) fn take_captured(&mut self, mut captured: Captured<I::Socket>, io: &mut I) {
+        if !self.uids.contains_key(&captured.pod)
+            && let Some(acceptor) = captured.from.take()
+        {
+            // Control tells the workers of a pod one after the other: its acceptor knows it.
+            let parcel = Parcel::Captured(Box::new(captured));
+            match io.pass(acceptor, parcel) {
+                Err(Parcel::Captured(back)) => captured = *back,
+                _ => return,
+            }
+        }
         let Captured {
             pod,
             socket,
@@ -88,6 +99,7 @@ impl<I: Io> Worker<I> {
             destination,
             opened,
             route,
+            from: _,
         } = captured;
         let limit = self.settings.limits.connections;
         let refused = match self.uids.get(&pod).copied() {
@@ -110,6 +122,23 @@ impl<I: Io> Worker<I> {
                     destination,
                     reason,
                     detail: detail.map(Box::from),
+                }));
+            }
+        }
+    }
+
+    /// The worker ends: what others have passed on is refused, not left to look like an orderly end.
+    pub(super) fn refuse_parcel(&mut self, parcel: Parcel<I::Socket>, io: &mut I) {
+        match parcel {
+            Parcel::Offer(offer) => io.close(offer.socket, true),
+            Parcel::Captured(captured) => {
+                io.close(captured.socket, true);
+                self.notices.push(Notice::Refused(Refused {
+                    direction: Direction::Outbound,
+                    source: captured.source,
+                    destination: captured.destination,
+                    reason: Reason::Shutdown,
+                    detail: None,
                 }));
             }
         }

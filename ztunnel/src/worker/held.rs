@@ -7,6 +7,11 @@ use super::io::Io;
 use super::slots::Key;
 use super::state::Worker;
 
+/// Bytes that a relay reads at once.
+const PORTION: usize = 512 << 10;
+/// A pod that holds less than this part of the worker's share is not refused for what others hold.
+const BLAMELESS: usize = 16;
+
 impl<I: Io> Worker<I> {
     /// What a link of `pod` holds went from `before` to `after` bytes.
     pub(super) fn hold(&mut self, pod: Key, before: usize, after: usize) {
@@ -22,37 +27,51 @@ impl<I: Io> Worker<I> {
         self.left(pod, |limit| limit / 2)
     }
 
-    /// Whether so much is held that nothing may be added.
+    /// Whether so much is held that nothing may be added for this pod.
     pub(super) fn is_short(&self, pod: Key) -> bool {
         self.left(pod, |limit| limit - limit / 4) == 0
+    }
+
+    /// How many bytes a relay of `pod` may read at once: what its other side does not take is held.
+    pub(super) fn portion(&self, pod: Key) -> usize {
+        match self.room(pod) {
+            0 => PORTION / 16,
+            _ => PORTION,
+        }
     }
 
     /// Ends the links that hold most until the limits are kept. `pod` is the one that took bytes last.
     pub(super) fn relieve(&mut self, pod: Key, io: &mut I) {
         while self.left(pod, |limit| limit) == 0 {
             let of_all = self.held >= self.settings.limits.held;
-            let holds = |key: &Key| {
-                self.links
-                    .get(*key)
-                    .map_or(0, |link| link.near.pending.len())
+            let weight = |key: &Key| {
+                let link = self.links.get(*key)?;
+                let of_pod = self.pods.get(link.pod).map_or(0, |pod| pod.held);
+                Some((of_pod, link.pending())).filter(|(_, own)| *own > 0)
             };
             let candidates = self.links.keys(|link| of_all || link.pod == pod);
-            let Some(heaviest) = candidates.into_iter().max_by_key(holds) else {
+            // Of the pod that holds most the link that holds most.
+            let heaviest = candidates
+                .into_iter()
+                .filter_map(|key| Some((weight(&key)?, key)))
+                .max_by_key(|(weight, _)| *weight);
+            let Some((_, heaviest)) = heaviest else {
                 return;
             };
-            if holds(&heaviest) == 0 {
-                return;
-            }
             let detail = "too many bytes wait for an application that does not read";
             self.end_link(heaviest, Reason::Overloaded, Some(detail.to_owned()), io);
         }
     }
 
-    /// The lesser of what is left of the worker's and the pod's share.
+    /// The lesser of what is left of the worker's and the pod's share. The worker's counts only for pods that hold a
+    /// part of it that matters: the others are not to blame.
     fn left(&self, pod: Key, share: impl Fn(usize) -> usize) -> usize {
         let limits = &self.settings.limits;
         let of_pod = self.pods.get(pod).map_or(0, |pod| pod.held);
-        let of_worker = share(limits.held).saturating_sub(self.held);
-        of_worker.min(share(limits.pod_held).saturating_sub(of_pod))
+        let own = share(limits.pod_held).saturating_sub(of_pod);
+        if of_pod <= limits.held / BLAMELESS && self.held < limits.held {
+            return own;
+        }
+        share(limits.held).saturating_sub(self.held).min(own)
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Lease<S> {
     /// The destination's pod.
     pub(super) destination: Key,
     phase: Phase,
-    random: [u8; 5],
+    pub(super) random: [u8; 5],
     dialled: S,
     accepted: Option<S>,
     /// The source as the destination sees it.
@@ -123,7 +123,12 @@ impl<I: Io> Worker<I> {
     /// Gives a link the pair's lease, or begins one.
     pub(super) fn lease_stream(&mut self, key: Key, pool: PoolKey, destination: Key, io: &mut I) {
         if let Some(lease) = self.lease_pool.get(&pool).copied() {
-            return self.join_or_wait(key, lease, io);
+            let same = |lease: &Lease<I::Socket>| lease.destination == destination;
+            if self.leases.get(lease).is_some_and(same) {
+                return self.join_or_wait(key, lease, io);
+            }
+            let loss = Loss::new(Reason::TunnelLost, "the address belongs to another pod now");
+            self.lose_lease(lease, &loss, io);
         }
         let (pod, next_hop) = (pool.pod, pool.next_hop);
         let dialled = match self.dial(pod, next_hop, None, io) {
@@ -275,8 +280,17 @@ impl<I: Io> Worker<I> {
         lease.used = self.now;
         let waiting = std::mem::take(&mut lease.waiting);
         self.set_lease_alarm(key, self.now + BEAT);
-        for link in waiting {
-            self.join_lease(link, key, io);
+        // While they waited, certificates and workloads may have changed: they are asked anew.
+        self.send_back(waiting);
+    }
+
+    /// Links look for their way again.
+    fn send_back(&mut self, links: Vec<Key>) {
+        for key in links {
+            if let Some(link) = self.links.get_mut(key) {
+                link.far = Far::None;
+                self.queues.retries.push(key);
+            }
         }
     }
 
@@ -288,14 +302,11 @@ impl<I: Io> Worker<I> {
         let waiting = std::mem::take(&mut lease.waiting);
         let pool = lease.pool.clone();
         tracing::debug!(next_hop = %pool.next_hop, "the destination's proxy is not this process: no same-node path");
-        self.not_ours.insert(pool, self.now + NOT_OURS);
+        let now = self.now;
+        self.not_ours.retain(|_, until| *until > now);
+        self.not_ours.insert(pool, now + NOT_OURS);
         self.drop_lease(key, io);
-        for link in waiting {
-            if let Some(link) = self.links.get_mut(link) {
-                link.far = Far::None;
-            }
-            self.queues.retries.push(link);
-        }
+        self.send_back(waiting);
     }
 
     /// Answers and takes heartbeats; notices the end of either socket.

@@ -238,6 +238,15 @@ impl<S> Link<S> {
         }
     }
 
+    /// Bytes that wait for its sockets.
+    pub(super) fn pending(&self) -> usize {
+        let far = match &self.far {
+            Far::Plain(half) => half.pending.len(),
+            _ => 0,
+        };
+        self.near.pending.len() + far
+    }
+
     /// Counts bytes that were read from the near socket.
     pub(super) fn count_from_near(&self, n: usize) {
         if let Some(facts) = &self.facts {

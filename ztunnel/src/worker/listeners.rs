@@ -9,7 +9,7 @@ use sys::socket::{self, Keepalive, ListenOptions};
 use super::api::{Listeners, Ports};
 
 /// Connections that the kernel may hold for us: a burst of a few thousand must not be answered by dropped SYNs.
-const BACKLOG: u32 = 4096;
+pub(super) const BACKLOG: u32 = 4096;
 
 /// Which sockets to open.
 #[derive(Debug, Clone, Copy)]

@@ -27,6 +27,15 @@ impl<I: Io> Worker<I> {
         };
         let Some(route) = &link.route else { return };
         let (pod, remote, local) = (lease.destination, lease.remote, lease.pool.next_hop);
+        if link
+            .facts
+            .as_ref()
+            .is_none_or(|facts| facts.source_identity.is_none())
+        {
+            // Nobody's call: a policy would take it for one from outside of the mesh.
+            let detail = Some("the pod's own workload is not known any more".to_owned());
+            return self.end_link(key, Reason::UnknownWorkload, detail, io);
+        }
         let (authority, called) = (route.authority.clone(), route.service.clone());
         let caller = link.facts.clone();
         let own = self.own_workload(pod);
@@ -186,6 +195,15 @@ impl<I: Io> Worker<I> {
         self.end_link(other, reason, detail.map(str::to_owned), io);
     }
 
+    /// Puts a link that is not on a stream into the list, by what carries its other half.
+    pub(super) fn queue_other(&mut self, key: Key) {
+        match self.links.get(key).map(|link| &link.far) {
+            Some(Far::Plain(_)) => self.queue_relay(key),
+            Some(Far::Local { .. }) => self.queue_local(key),
+            _ => {}
+        }
+    }
+
     /// Puts a pair that may have something to move into the list.
     pub(super) fn queue_local(&mut self, key: Key) {
         let Some(link) = self.links.get(key) else {
@@ -203,15 +221,19 @@ impl<I: Io> Worker<I> {
 
     /// One turn of a joined pair: both directions.
     pub(super) fn run_local(&mut self, key: Key, other: Key, io: &mut I) {
+        let pods = [key, other].map(|link| self.links.get(link).map(|link| link.pod));
+        let [Some(pod), Some(other_pod)] = pods else {
+            return;
+        };
+        let limit = self.portion(pod).min(self.portion(other_pod));
         let Some((caller, called)) = self.links.get_two_mut(key, other) else {
             return;
         };
         if called.phase != Phase::Copy {
             return;
         }
-        let pods = (caller.pod, called.pod);
         let before = (caller.near.pending.len(), called.near.pending.len());
-        let buffer = &mut self.buffers.rx;
+        let buffer = &mut self.buffers.rx[..limit];
         let (out, went) = pour(&mut caller.near, &mut called.near, buffer, io);
         caller.count_from_near(went.read);
         called.count_to_near(went.written);
@@ -223,8 +245,8 @@ impl<I: Io> Worker<I> {
         caller.count_to_near(came.written);
         let done = caller.near.is_done() && called.near.is_done();
         let after = (caller.near.pending.len(), called.near.pending.len());
-        self.hold(pods.0, before.0, after.0);
-        self.hold(pods.1, before.1, after.1);
+        self.hold(pod, before.0, after.0);
+        self.hold(other_pod, before.1, after.1);
         let failed: Option<(Key, io::Error)> = match (out, back) {
             (Err((reading, fault)), _) => Some((if reading { key } else { other }, fault)),
             (_, Err((reading, fault))) => Some((if reading { other } else { key }, fault)),
@@ -238,9 +260,10 @@ impl<I: Io> Worker<I> {
         match failed {
             Some((side, fault)) => self.near_failed(side, &fault, io),
             None if done => self.end_link(key, Reason::Complete, None, io),
-            None if after.0 > before.0 => self.relieve(pods.0, io),
-            None if after.1 > before.1 => self.relieve(pods.1, io),
-            None => {}
+            None => {
+                self.relieve(pod, io);
+                self.relieve(other_pod, io);
+            }
         }
     }
 }

@@ -12,14 +12,13 @@ use sys::socket::unmapped;
 use super::api::{Direction, Notice, Pod, Reason, Refused};
 use super::handshakes::Handshakes;
 use super::io::{Io, Kind, Token};
+use super::listeners;
 use super::slots::Key;
 use super::state::Worker;
 use super::tunnel::Loss;
 
 /// Connections accepted per listener and turn: events of others must not wait behind a burst.
 const ACCEPTS: usize = 32;
-/// At most so many wait in a listener that is about to be closed (what `listen` was given).
-const BACKLOG: usize = 1024;
 /// Pause when descriptors or memory run out.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -156,7 +155,7 @@ impl<I: Io> Worker<I> {
         // What the kernel has accepted for us already would be reset by closing the listeners.
         for key in self.pods.keys(|_| true) {
             for kind in LISTENERS {
-                self.accept(Token { kind, key }, BACKLOG, io);
+                self.accept(Token { kind, key }, listeners::BACKLOG as usize, io);
             }
             if let Some(state) = self.pods.get_mut(key) {
                 state.listeners = [None, None, None];

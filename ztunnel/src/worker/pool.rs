@@ -28,7 +28,12 @@ impl<I: Io> Worker<I> {
             next_hop: route.next_hop,
             accepted: route.accepted.clone(),
         };
-        let leasable = self.leasable(&pool, &route, io);
+        // One that was announced as a call through a tunnel stays one.
+        let announced = link.facts.is_some();
+        let leasable = match announced {
+            true => None,
+            false => self.leasable(&pool, &route, io),
+        };
         if let Some(link) = self.links.get_mut(key) {
             link.route = Some(route);
         }

@@ -87,10 +87,18 @@ impl<I: Io> Worker<I> {
         {
             return self.run_local(key, other, io);
         }
+        if !matches!(link.far, Far::Plain(_)) {
+            return;
+        }
+        let (pod, before) = (link.pod, link.pending());
+        let limit = self.portion(pod);
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
         let Far::Plain(far) = &mut link.far else {
             return;
         };
-        let buffer = &mut self.buffers.rx;
+        let buffer = &mut self.buffers.rx[..limit];
         let (out, went) = pour(&mut link.near, far, buffer, io);
         let (back, came) = match out {
             Ok(_) => pour(far, &mut link.near, buffer, io),
@@ -98,6 +106,8 @@ impl<I: Io> Worker<I> {
         };
         link.count_from_near(went.read);
         link.count_to_near(came.written);
+        let after = link.pending();
+        self.hold(pod, before, after);
         let fault = match (out, back) {
             (Ok(out), Ok(back)) => {
                 if out || back {
@@ -118,7 +128,10 @@ impl<I: Io> Worker<I> {
             && link.near.is_done()
             && far.is_done()
         {
-            self.end_link(key, Reason::Complete, None, io);
+            return self.end_link(key, Reason::Complete, None, io);
+        }
+        if after > before {
+            self.relieve(pod, io);
         }
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Captured<S> {
     pub(super) destination: SocketAddr,
     pub(super) opened: Instant,
     pub(super) route: route::Tunnel,
+    /// Who has accepted it, and gets it back if the pod is not known here yet; none on the way back.
+    pub(super) from: Option<usize>,
 }
 
 /// A worker's place among the others, and what all of them share.

@@ -92,6 +92,7 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         {
             tracing::error!(%fault, "epoll failed, the worker ends");
             worker.force(&mut io);
+            refuse_parcels(&mut worker, &mut inbox, &mut io);
             return last_notices(&mut worker, &inbox);
         }
         ready.clear();
@@ -106,6 +107,7 @@ pub(super) fn run(mut poll: mio::Poll, mut inbox: Inbox, settings: Arc<Settings>
         }
         drop(latest);
         if obey(&mut worker, &mut inbox, now, &mut io) {
+            refuse_parcels(&mut worker, &mut inbox, &mut io);
             return last_notices(&mut worker, &inbox);
         }
         take_parcels(&mut worker, &mut inbox, now, &mut io);
@@ -232,6 +234,14 @@ fn take_parcels(
         count += 1;
     }
     count
+}
+
+/// Nothing more is taken.
+fn refuse_parcels(worker: &mut Worker<Sockets>, inbox: &mut Inbox, io: &mut Sockets) {
+    inbox.parcels.close();
+    while let Ok(parcel) = inbox.parcels.try_recv() {
+        worker.refuse_parcel(parcel, io);
+    }
 }
 
 /// Hands over what happened; keeps it when control is behind.

@@ -347,7 +347,9 @@ fn beside_a_storm_of_handshakes_a_call_on_a_warm_tunnel_waits_for_one_of_them_at
     let certificate = pair.ca.issue(&identity, Duration::from_secs(3600));
     let carry = |pair: &mut Pair| {
         let count = pair.net.borrow().len();
-        (0..count).for_each(|from| drop(pair.net.borrow_mut().carry(from, usize::MAX)));
+        for from in 0..count {
+            pair.net.borrow_mut().carry(from, usize::MAX);
+        }
     };
     for number in 0..200 {
         let to = SocketAddr::new(address(SERVER), 15008);
@@ -361,7 +363,9 @@ fn beside_a_storm_of_handshakes_a_call_on_a_warm_tunnel_waits_for_one_of_them_at
     }
     carry(&mut pair);
     // Accepted in several turns, each of which has time for a few of them.
-    (0..8).for_each(|_| drop(pair.step(SERVER)));
+    for _ in 0..8 {
+        pair.step(SERVER);
+    }
     let before = shaking(&pair);
     assert!(before > 100, "{before}");
     let client = pair.call_server();
@@ -377,11 +381,11 @@ fn beside_a_storm_of_handshakes_a_call_on_a_warm_tunnel_waits_for_one_of_them_at
         }
         assert!(steps < 20, "the call does not get through");
     };
-    let busy = 3;
-    let idle = steps - busy.min(steps);
+    // The server's first step has nothing of the call yet.
     let handshakes = before.saturating_sub(shaking(&pair));
+    let most = 4 + (steps - 1);
     assert!(
-        handshakes <= busy + 4 * idle,
+        handshakes <= most,
         "{handshakes} handshakes in {steps} steps"
     );
     pair.settle();

@@ -264,7 +264,12 @@ fn what_is_neither_tls_nor_a_nonce_of_ours_is_closed_and_a_nonce_opens_nothing_t
     let ticket = super::super::lease::Ticket {
         worker: 0,
         lease: pair.workers[0].leases.at(0).unwrap(),
-        random: [0; 5],
+        // As it stood on the wire.
+        random: pair.workers[0]
+            .leases
+            .get(pair.workers[0].leases.at(0).unwrap())
+            .unwrap()
+            .random,
     };
     let made = secret.seal(&ticket, account(SERVER));
     let cases = [
@@ -323,4 +328,54 @@ fn a_drain_lets_it_finish_and_then_nothing_is_left() {
     pair.settle();
     assert!(pair.workers[0].is_drained());
     assert_eq!(pair.reasons(), [Reason::Complete, Reason::Complete]);
+}
+
+#[test]
+fn with_a_certificate_that_has_expired_there_is_no_short_way() {
+    let mut pair = world(ONE_NODE);
+    // Those of the test live for an hour.
+    pair.net.borrow_mut().ahead = 2 * 3600 * SECOND;
+    pair.call_server();
+    pair.settle();
+    assert_eq!((leases(&pair), tunnels(&pair)), (0, 2));
+}
+
+#[test]
+fn whom_nobody_knows_any_more_when_the_lease_opens_is_not_let_in_as_a_stranger() {
+    let mut pair = world(ONE_NODE_TWO_WORKERS);
+    // Denied to the client by name, so to be allowed to one without a name.
+    let no = policy("no", Action::Deny, account(CLIENT));
+    pair.publish(vec![Update::Policy(no)]);
+    let client = pair.call_server();
+    // Dialled, offered, and not yet taken by the other worker.
+    while pair.workers[0].leases.is_empty() {
+        pair.step(0);
+    }
+    pair.publish(vec![Update::RemoveAddress(
+        "Kubernetes//Pod/app/client".into(),
+    )]);
+    pair.settle();
+    assert!(pair.accept().is_none(), "the application was reached");
+    pair.pass(11 * SECOND);
+    pair.settle();
+    assert!(pair.accept().is_none() && pair.net.borrow().was_reset(client));
+}
+
+#[test]
+fn what_waits_for_an_application_that_does_not_read_is_counted_and_given_back() {
+    let mut pair = world(ONE_NODE);
+    let (client, server) = connected(&mut pair);
+    let mut sent = 0;
+    for _ in 0..40 {
+        sent += pair.write(client, &[7; 64 << 10]);
+        pair.settle();
+    }
+    let held = pair.workers[0].held;
+    assert!(held > 0 && held <= 512 << 10, "{held} bytes");
+    let mut got = 0;
+    while got < sent {
+        got += pair.read(server).0.len();
+        pair.settle();
+    }
+    assert_eq!(pair.workers[0].held, 0);
 }

@@ -66,6 +66,8 @@ pub(super) struct Net {
     parcels: HashMap<usize, VecDeque<Parcel<Sock>>>,
     /// System calls so far, by worker.
     pub(super) calls: HashMap<usize, usize>,
+    /// How far the workers' time of day is ahead of the real one.
+    pub(super) ahead: std::time::Duration,
     /// Workers that take no parcels.
     pub(super) closed_doors: HashSet<usize>,
     /// Connections to these destinations have lost their way: nothing passes, in either direction.
@@ -485,7 +487,7 @@ impl Io for SimIo {
     }
 
     fn wall_clock(&mut self) -> SystemTime {
-        SystemTime::now()
+        SystemTime::now() + self.net.borrow().ahead
     }
 
     fn read(&mut self, socket: &Sock, into: &mut [u8]) -> io::Result<usize> {
