@@ -3,7 +3,7 @@
 use super::connection::{Connection, Role};
 use super::error::{ErrorCode, ProtocolError, calm, flow, frame_size, protocol};
 use super::event::{Event, StreamId};
-use super::frame::{self, Head, flag};
+use super::frame::{self, Head, flag, kind};
 use super::receive::Reading;
 
 /// DATA frames below this count as small, bytes.
@@ -23,8 +23,48 @@ pub(super) struct Data {
 }
 
 impl Connection {
-    /// A DATA frame begins: connection and stream take its whole length now.
+    /// A DATA frame of which everything lies in the input, the usual case: there is no state in between. None: it is
+    /// another frame, or its bytes go nowhere; `input` has moved if so.
+    #[inline]
+    pub(super) fn whole_data<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let Some((head, rest)) = input.split_first_chunk() else {
+            return Ok(None);
+        };
+        let head = Head::parse(*head);
+        let plain = head.kind == kind::DATA && head.flags == 0 && head.len > 0;
+        if !plain || head.len > self.config.max_frame_size {
+            return Ok(None);
+        }
+        let Some((bytes, rest)) = rest.split_at_checked(head.len as usize) else {
+            return Ok(None);
+        };
+        *input = rest;
+        let stream = self.take_data(head)?;
+        Ok(stream.and_then(|stream| self.arrived(stream, bytes)))
+    }
+
+    /// A DATA frame begins.
     pub(super) fn begin_data(&mut self, head: Head) -> Result<(), ProtocolError> {
+        let stream = self.take_data(head)?;
+        let (pad_length, left) = (head.has(flag::PADDED), head.len);
+        if pad_length && left == 0 {
+            return Err(frame_size("padded DATA without padding"));
+        }
+        self.reading = Reading::Data(Data {
+            stream,
+            left,
+            padding: 0,
+            pad_length,
+            end: head.has(flag::END_STREAM),
+        });
+        Ok(())
+    }
+
+    /// Connection and stream take a DATA frame's whole length. None: its bytes are dropped.
+    fn take_data(&mut self, head: Head) -> Result<Option<StreamId>, ProtocolError> {
         if head.id == 0 || self.is_unopened(head.id) {
             return Err(protocol("DATA on a stream that was never opened"));
         }
@@ -38,23 +78,22 @@ impl Connection {
             self.recv_window += i64::from(self.recv_credit);
             self.recv_credit = 0;
         }
-        let end = head.has(flag::END_STREAM);
-        if head.len == 0 && !end {
+        if head.len == 0 && !head.has(flag::END_STREAM) {
             self.count_control()?;
         }
-        let stream = self.admit_data(head)?;
-        let (pad_length, left) = (head.has(flag::PADDED), head.len);
-        if pad_length && left == 0 {
-            return Err(frame_size("padded DATA without padding"));
-        }
-        self.reading = Reading::Data(Data {
-            stream,
-            left,
-            padding: 0,
-            pad_length,
-            end,
-        });
-        Ok(())
+        self.admit_data(head)
+    }
+
+    /// Bytes of a stream for the driver.
+    #[inline]
+    fn arrived<'a>(&mut self, stream: StreamId, bytes: &'a [u8]) -> Option<Event<'a>> {
+        let state = self.streams.stream_mut(stream)?;
+        let n = bytes.len() as u32;
+        state.unconsumed += n;
+        state.arrived = state.arrived.saturating_add(n);
+        let key = state.key;
+        self.streams.held += u64::from(n);
+        Some(Event::Data { stream, key, bytes })
     }
 
     /// Takes the stream's credit for a DATA frame. None: its bytes are dropped.
@@ -129,13 +168,9 @@ impl Connection {
             data.left -= n as u32;
             self.reading = Reading::Data(data);
             if let Some(stream) = data.stream
-                && let Some(state) = self.streams.stream_mut(stream)
+                && let Some(event) = self.arrived(stream, bytes)
             {
-                state.unconsumed += n as u32;
-                state.arrived = state.arrived.saturating_add(n as u32);
-                let key = state.key;
-                self.streams.held += n as u64;
-                return Ok(Some(Event::Data { stream, key, bytes }));
+                return Ok(Some(event));
             }
         }
         if data.left > data.padding {

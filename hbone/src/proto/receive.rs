@@ -120,6 +120,20 @@ impl Connection {
                         self.reading = NEXT;
                     }
                 }
+                Reading::Head {
+                    first: false,
+                    block: None,
+                } if self.partial.is_empty() => {
+                    let before = input.len();
+                    if let Some(event) = self.whole_data(input)? {
+                        return Ok(Some(event));
+                    }
+                    if input.len() == before
+                        && let Some(event) = self.head(false, None, input)?
+                    {
+                        return Ok(Some(event));
+                    }
+                }
                 Reading::Head { first, block } => {
                     let (first, block) = (*first, block.take());
                     if let Some(event) = self.head(first, block, input)? {

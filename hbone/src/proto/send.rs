@@ -156,13 +156,18 @@ impl Connection {
     /// If `len` is more than `sendable` just said (a fault of the caller, never of the peer).
     #[inline]
     pub fn data_header(&mut self, stream: StreamId, len: usize, end: bool) -> [u8; DATA_HEADER] {
-        assert!(
-            len <= self.sendable(stream) || len == 0,
-            "DATA beyond the credit"
-        );
-        if let Some(state) = self.streams.stream_mut(stream) {
+        let most = self.send_window.min(self.peer.max_frame.into());
+        let wanted = len as i64;
+        let client = self.role == Role::Client;
+        let state = self.streams.stream_mut(stream);
+        let may = state.as_ref().is_some_and(|state| {
+            let open = state.send_open && (client || state.answered);
+            open && wanted <= most && wanted <= state.send_window.into()
+        });
+        assert!(may || len == 0, "DATA beyond the credit");
+        if let Some(state) = state {
             state.send_window -= len as i32;
-            self.send_window -= len as i64;
+            self.send_window -= wanted;
         }
         if end {
             self.close_send(stream);

@@ -68,8 +68,18 @@ impl Connection {
             let before = u64::from(state.unconsumed) + u64::from(n);
             state.small -= (u64::from(state.small) * u64::from(n) / before) as u32;
         }
+        // `free`, without looking for the stream again: this is done for every frame.
+        let withheld = state.credit < 0;
+        if !withheld {
+            state.credit += n as i32;
+        }
+        let due = state.is_due();
         self.streams.held -= u64::from(n);
-        self.free(stream, n);
+        if withheld {
+            self.free(stream, n);
+        } else if due {
+            self.grant(stream);
+        }
     }
 
     /// Bytes that the driver holds: received on all streams and not reported as consumed.
@@ -94,7 +104,6 @@ impl Connection {
     }
 
     /// `n` bytes of a stream's window are free again.
-    #[inline]
     pub(super) fn free(&mut self, stream: StreamId, n: u32) {
         let Some(state) = self.streams.stream_mut(stream) else {
             return;
