@@ -11,6 +11,8 @@ use crate::outcome::Outcome;
 use crate::stats::{Estimate, estimate};
 use crate::world::Name;
 
+/// One of so many half rounds must be left.
+const LEAST: usize = 3;
 /// Why a goal whose scenario did not run has no figure.
 pub const NOT_ASKED: &str = "not asked for";
 /// How far the upper end of the interval may lie above 1 where only parity is asked for.
@@ -118,17 +120,13 @@ pub fn judge(goal: &Goal, outcomes: &[Outcome], rng: &mut impl Rng) -> Judged {
         .collect();
     judged.found = estimate(&sets, rng);
     judged.control = estimate(&twins, rng);
+    let (dropped, all) = judged.dropped;
     judged.verdict = match &judged.found {
+        // What is left of a run that was mostly noise proves nothing.
+        _ if (all - dropped) * LEAST < all => Verdict::NotRun("noise".to_owned()),
         Some(found) => verdict(goal, found, judged.control.as_ref()),
-        None if judged.dropped.0 == judged.dropped.1 => Verdict::NotRun("noise".to_owned()),
-        None => Verdict::NotRun(format!(
-            "no {}",
-            if goal.against == Against::Relay {
-                "relay"
-            } else {
-                "peer"
-            }
-        )),
+        None if goal.against == Against::Relay => Verdict::NotRun("no relay".to_owned()),
+        None => Verdict::NotRun("no peer".to_owned()),
     };
     judged
 }

@@ -81,6 +81,10 @@ fn measure(options: &Options) -> Result<bool> {
     }
     if let Some(document) = &options.publish {
         ensure!(
+            !options.quick && !options.keep_noise && options.only.is_empty(),
+            "PUBLISH takes a whole run: without QUICK, KEEP_NOISE and ONLY"
+        );
+        ensure!(
             document.is_file(),
             "PUBLISH: no document {}",
             document.display()

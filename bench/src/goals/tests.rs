@@ -101,7 +101,12 @@ fn without_a_peer_or_a_run_nothing_is_claimed() {
         blocks: BTreeMap::from([(Name::Ours, block)]),
         dropped: None,
     };
+    let mut noisy = Outcome::new("w", vec![half.clone(); 8]);
+    for half in noisy.halves.iter_mut().take(6) {
+        half.dropped = Some("steal".to_owned());
+    }
     let outcomes = [
+        noisy,
         Outcome::new("x", vec![half]),
         Outcome::failed("y", "bytes lost".to_owned()),
     ];
@@ -110,6 +115,7 @@ fn without_a_peer_or_a_run_nothing_is_claimed() {
         let goal = goal("t", scenarios, "cpu_us", Aim::AtMost(0.5), 0.4);
         judge(&goal, &outcomes, &mut rng).verdict
     };
+    assert_eq!(verdict(&["w"]), Verdict::NotRun("noise".to_owned()));
     assert_eq!(verdict(&["x"]), Verdict::NotRun("no peer".to_owned()));
     assert_eq!(verdict(&["y"]), Verdict::NotRun("y failed".to_owned()));
     assert_eq!(verdict(&["z"]), Verdict::NotRun("not asked for".to_owned()));

@@ -120,8 +120,13 @@ impl<'a> Session<'a> {
                 for outcome in &mut outcomes {
                     let (all, lost) = (outcome.halves.len(), outcome.dropped());
                     if lost > 0 {
+                        let what = if self.options.keep_noise {
+                            "kept"
+                        } else {
+                            "dropped"
+                        };
                         (self.say)(&format!(
-                            "  {}: {lost} of {all} half rounds dropped as noise",
+                            "  {}: {lost} of {all} half rounds spoilt by noise, {what}",
                             outcome.id
                         ));
                     }
