@@ -120,7 +120,8 @@ fn a_packet_filter_on_15008_cuts_what_runs_within_three_seconds() -> Result<()> 
     node.reported("same_node")?;
     let call = node.busy()?;
     node.server.net.ns.nft(
-        "table inet filter { chain in { type filter hook input priority 0; tcp dport 15008 drop; } }",
+        "table inet filter {\n\
+         chain in {\ntype filter hook input priority 0\ntcp dport 15008 drop\n}\n}\n",
     )?;
     let begin = Instant::now();
     let cut = call.join().map_err(|_| anyhow::anyhow!("panicked"))?;

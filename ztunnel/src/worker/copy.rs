@@ -289,6 +289,7 @@ impl<I: Io> Worker<I> {
         if let Some(pod) = self.pods.get_mut(link.pod) {
             pod.links = pod.links.saturating_sub(1);
         }
+        let told = other.and(detail.clone());
         let detail = detail.map(String::into_boxed_str);
         self.notices.push(match link.facts {
             Some(connection) => {
@@ -309,7 +310,7 @@ impl<I: Io> Worker<I> {
             }),
         });
         if let Some(other) = other {
-            self.end_other(other, reason, io);
+            self.end_other(other, (reason, told), io);
         }
     }
 

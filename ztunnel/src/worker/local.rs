@@ -180,19 +180,22 @@ impl<I: Io> Worker<I> {
     }
 
     /// One of two joined links has been removed: the other learns it as a reset, or as the common end.
-    pub(super) fn end_other(&mut self, other: Key, reason: Reason, io: &mut I) {
+    pub(super) fn end_other(
+        &mut self,
+        other: Key,
+        (reason, detail): (Reason, Option<String>),
+        io: &mut I,
+    ) {
         let Some(link) = self.links.get(other) else {
             return;
         };
+        let reset = |side: &str| Some(format!("the {side}'s side was reset"));
         let (reason, detail) = match (reason, link.captured) {
-            (Reason::Complete | Reason::TunnelLost | Reason::Shutdown, _) => (reason, None),
-            (_, true) => (
-                Reason::DestinationReset,
-                Some("the destination's side was reset"),
-            ),
-            (_, false) => (Reason::SourceReset, Some("the source's side was reset")),
+            (Reason::Complete | Reason::TunnelLost | Reason::Shutdown, _) => (reason, detail),
+            (_, true) => (Reason::DestinationReset, reset("destination")),
+            (_, false) => (Reason::SourceReset, reset("source")),
         };
-        self.end_link(other, reason, detail.map(str::to_owned), io);
+        self.end_link(other, reason, detail, io);
     }
 
     /// Puts a link that is not on a stream into the list, by what carries its other half.
