@@ -53,7 +53,8 @@ impl World {
             certificate: mesh.ca.issue(&mesh.ca.identity("app", "evil"), LIFE),
             victim: mesh.ca.identity("app", "server"),
             target: Target {
-                authority: server.at(8081).to_string(),
+                authority: server.at(8080).to_string(),
+                talkative: server.at(8081).to_string(),
             },
         };
         Ok(Self {

