@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use causeway_hbone as hbone;
 use hbone::headers::{Authority, Baggage, ConnectRequest, ConnectResponse};
-use hbone::proto::{Config, ErrorCode};
+use hbone::proto::{Config, Connection, ErrorCode};
 use hbone::tokio::client::{self, Handle};
 use hbone::tokio::pool::{CheckoutError, Limits, Pool};
 use hbone::tokio::server::{self, Incoming};
@@ -282,6 +282,31 @@ async fn a_cut_carrier_resets_streams_and_fails_opens() {
 }
 
 /// Dials a server that holds its tunnels open.
+#[tokio::test]
+async fn what_arrived_before_the_carrier_broke_is_delivered() {
+    local(async {
+        let (mut peer, ours) = tokio::io::duplex(1 << 20);
+        let mut h2 = Connection::client(Config::client());
+        let stream = h2.open(&request()).expect("a stream");
+        let mut bytes = std::mem::take(h2.output());
+        let payload = vec![7; 10_000];
+        bytes.extend(h2.data_header(stream, payload.len(), true));
+        bytes.extend(&payload);
+        peer.write_all(&bytes).await.expect("room");
+        // From here on our writes fail, and nothing of what was sent is read yet.
+        drop(peer);
+        let (mut incoming, driver) = server::accept(ours, Config::server());
+        let driver = tokio::task::spawn_local(driver);
+        let (_, responder) = incoming.next().await.expect("the request");
+        let mut stream = responder.accept(&ConnectResponse::ok());
+        let mut arrived = Vec::new();
+        stream.read_to_end(&mut arrived).await.expect("its end");
+        assert_eq!(arrived, payload);
+        assert!(driver.await.expect("no panic").is_err(), "our half is lost");
+    })
+    .await;
+}
+
 fn dialled(dials: &AtomicUsize) -> Handle {
     dials.fetch_add(1, Ordering::Relaxed);
     let (handle, mut incoming) = pair(1 << 16);

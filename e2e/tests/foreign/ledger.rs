@@ -114,9 +114,9 @@ impl Ledger {
         let faults = self.faults.borrow();
         ensure!(
             faults.is_empty(),
-            "{} faults, first: {}",
+            "{} faults, such as {:#?}",
             faults.len(),
-            faults[0]
+            &faults[..faults.len().min(3)]
         );
         let (sent, received) = (self.sent.borrow(), self.received.borrow());
         for (direction, digest) in &*sent {

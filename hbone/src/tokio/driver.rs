@@ -43,6 +43,9 @@ pub struct Driver<Io> {
     written: usize,
     ticked: Instant,
     failed: Option<ProtocolError>,
+    /// The carrier takes no more. A peer that closes while our credit is on its way makes that a reset, behind bytes that it
+    /// has sent in order: what has arrived is read first.
+    broken: Option<io::Error>,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
@@ -54,6 +57,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             written: 0,
             ticked: Instant::now(),
             failed: None,
+            broken: None,
         }
     }
 
@@ -115,7 +119,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let mut reads = 0;
         loop {
             self.shared.lock().park_driver(cx.waker());
-            let written = self.poll_write(cx)?.is_ready();
+            let written = self.broken.is_none()
+                && match self.poll_write(cx) {
+                    Poll::Ready(Err(error)) => {
+                        self.broken = Some(error);
+                        false
+                    }
+                    poll => poll.is_ready(),
+                };
             if written {
                 if let Some(error) = self.failed {
                     return Poll::Ready(Err(error.into()));
@@ -126,16 +137,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                         .map_err(DriveError::Io);
                 }
             }
-            if self.failed.is_some() {
-                return Poll::Pending;
+            if let Some(error) = self.failed {
+                return match self.broken {
+                    Some(_) => Poll::Ready(Err(error.into())),
+                    None => Poll::Pending,
+                };
             }
             // A carrier that takes nothing gets nothing read: replies to it would pile up. Streams go on reading
             // as long as the codec's own output is small.
-            if !written && self.shared.lock().connection.output().len() > KEEP {
+            let waits = !written && self.broken.is_none();
+            if waits && self.shared.lock().connection.output().len() > KEEP {
                 return Poll::Pending;
             }
-            if !ready!(self.poll_read(cx))? {
-                return Poll::Ready(self.end_of_file());
+            let read = self.poll_read(cx);
+            // What is there now, and no waiting: a carrier may break in one direction alone.
+            let dry = !matches!(read, Poll::Ready(Ok(true)));
+            if let Some(broken) = self.broken.take_if(|_| dry) {
+                return Poll::Ready(self.end_of_carrier(broken));
+            }
+            match ready!(read) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let end = io::ErrorKind::UnexpectedEof.into();
+                    return Poll::Ready(self.end_of_carrier(end));
+                }
+                Err(error) => return Poll::Ready(self.end_of_carrier(error)),
             }
             reads += 1;
             if reads == READS_PER_POLL {
@@ -145,11 +171,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
     }
 
-    /// The peer closed the carrier: fine if no stream was left.
-    fn end_of_file(&self) -> Result<(), DriveError> {
+    /// The peer closed the carrier, or it broke: fine if no stream was left.
+    fn end_of_carrier(&self, error: io::Error) -> Result<(), DriveError> {
         match self.shared.lock().connection.streams_len() {
             0 => Ok(()),
-            _ => Err(DriveError::Io(io::ErrorKind::UnexpectedEof.into())),
+            _ => Err(DriveError::Io(error)),
         }
     }
 }

@@ -142,7 +142,8 @@ async fn relay(app: TcpStream, send: SendStream<Bytes>, body: RecvStream) {
     let (reader, writer) = app.into_split();
     let (mut send, mut writer) = (send, writer);
     let done = tokio::try_join!(up(reader, &mut send), down(body, &mut writer));
-    if done.is_err() {
+    if let Err(error) = done {
+        eprintln!("tunnel: {error}");
         send.send_reset(Reason::CONNECT_ERROR);
         // The last half closes the socket, with a reset and without a FIN in front of it.
         let _ = writer.as_ref().set_zero_linger();
