@@ -81,18 +81,24 @@ async fn serve(io: TcpStream) -> Outcome<()> {
 async fn open_tunnels(listen: &str, target: &str, authority: &str) -> Outcome<()> {
     let listener = TcpListener::bind(listen).await?;
     let uri = Uri::builder().authority(authority).build()?;
-    // The newest connection and how many tunnels each of its kind still carries.
-    let mut newest: Option<(client::SendRequest<Bytes>, Rc<RefCell<usize>>)> = None;
+    // How many tunnels each connection carries. None is closed before this process ends: the crate closes without reading
+    // what is left, and TCP makes that a reset that discards the last bytes under way.
+    let mut connections: Vec<(client::SendRequest<Bytes>, Rc<RefCell<usize>>)> = Vec::new();
     loop {
         let (app, _) = listener.accept().await?;
         app.set_nodelay(true)?;
-        let full = newest
-            .as_ref()
-            .is_none_or(|(_, streams)| *streams.borrow() >= STREAMS);
-        if full {
-            newest = Some((connect(target).await?, Rc::default()));
-        }
-        let (opener, streams) = newest.clone().ok_or("no connection")?;
+        let free = connections
+            .iter()
+            .find(|(_, streams)| *streams.borrow() < STREAMS)
+            .cloned();
+        let (opener, streams) = match free {
+            Some(connection) => connection,
+            None => {
+                let connection = (connect(target).await?, Rc::default());
+                connections.push(connection.clone());
+                connection
+            }
+        };
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = uri.clone();
