@@ -10,12 +10,13 @@ use crate::load::{Bulk, Exchange, Kind, Life, Load, Pace};
 use crate::outcome::{Block, Outcome};
 use crate::world::{PORT, SECOND_PORT, Subject, World};
 
-/// At a rate that alone is no load at all.
+/// At a rate that alone is no load at all, on so many connections that an answer may take 128 ms before requests wait for
+/// a free one.
 const EXCHANGE: Exchange = Exchange {
-    connections: 4,
+    connections: 64,
     size: 1024,
     life: Life::Endless,
-    pace: Pace::Open(1000.0),
+    pace: Pace::Open(500.0),
     total: None,
 };
 const BULK: Bulk = Bulk {
@@ -24,7 +25,7 @@ const BULK: Bulk = Bulk {
     staller: false,
 };
 /// 1 % of the requests of a block must be enough of them.
-const LONGER: u32 = 2;
+const LONGER: u32 = 3;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Alone and beside, for each subject in turn.
@@ -75,7 +76,7 @@ fn start(subject: &Subject, port: u16, kind: Kind) -> Result<Load> {
 
 fn requests(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
     let load = start(subject, PORT, Kind::Exchange(EXCHANGE))?;
-    load.until("requests", LIMIT, |tally| tally.operations() > 20)?;
+    load.until("requests", LIMIT, |tally| tally.operations() > 80)?;
     std::thread::sleep(WARM);
     measure(world, subject, load, time)
 }
