@@ -104,6 +104,10 @@ pub fn judge(goal: &Goal, outcomes: &[Outcome], rng: &mut impl Rng) -> Judged {
             judged.verdict = Verdict::NotRun(format!("{id} failed"));
             return judged;
         }
+        if outcome.peer_failed().is_some() && goal.against == Against::Peer {
+            judged.verdict = Verdict::NotRun(format!("{id}: the peer failed"));
+            return judged;
+        }
         judged.dropped.0 += outcome.dropped();
         judged.dropped.1 += outcome.halves.len();
         seen.push(outcome);

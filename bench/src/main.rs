@@ -11,10 +11,12 @@ use causeway_bench::report;
 use causeway_bench::scenario::{self, Session};
 use causeway_bench::world::Binaries;
 use clap::{Parser, Subcommand};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Open files of this process and of those that it starts.
 const FILES: u64 = 200_000;
+/// Of them, for all else.
+const SPARE: u64 = 2000;
 
 /// Measure our ztunnel beside a peer's, plain relays and no mesh.
 #[derive(Debug, Parser)]
@@ -90,8 +92,7 @@ fn measure(options: &Options) -> Result<bool> {
             document.display()
         );
     }
-    // As many as 10,000 connections with both ends here. A lower limit shows where it is too low.
-    let _as_it_was = setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES);
+    let options = &within(options, raise_open_files()?);
     let binaries = Binaries::find(options.peer_ztunnel.clone(), std::env::current_exe()?)?;
     if binaries.peer.is_none() {
         say("no peer: PEER_ZTUNNEL is not set; ours is compared with plain relays only");
@@ -104,6 +105,31 @@ fn measure(options: &Options) -> Result<bool> {
         .outcomes
         .iter()
         .all(|outcome| outcome.fault.is_none()))
+}
+
+/// Raises the limit of open files as far as we may; what holds now. The ztunnels inherit it.
+fn raise_open_files() -> Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = hard.max(FILES);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return Ok(wanted);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
+/// Idle connections have both their ends here.
+fn within(options: &Options, files: u64) -> Options {
+    let most = u32::try_from(files.saturating_sub(SPARE) / 2).unwrap_or(u32::MAX);
+    let mut options = options.clone();
+    if options.idle > most {
+        say(&format!(
+            "{files} open files allow {most} idle connections, not {}",
+            options.idle
+        ));
+        options.idle = most;
+    }
+    options
 }
 
 /// How it goes on.

@@ -34,6 +34,8 @@ pub struct Half {
     pub blocks: BTreeMap<Name, Block>,
     /// Why it does not count.
     pub dropped: Option<String>,
+    /// Why the peer is missing from it on.
+    pub peer_failed: Option<String>,
 }
 
 /// All that a scenario saw.
@@ -95,6 +97,16 @@ impl Outcome {
             (below > 0.0).then_some(above / below)
         };
         counted.filter_map(ratio).collect()
+    }
+
+    /// Why the peer did not come to the end.
+    #[must_use]
+    pub fn peer_failed(&self) -> Option<&str> {
+        let mut faults = self
+            .halves
+            .iter()
+            .filter_map(|half| half.peer_failed.as_deref());
+        faults.next()
     }
 
     /// Number of halves that do not count.
@@ -172,7 +184,7 @@ mod tests {
     fn half(ours: Block, relay: Block) -> Half {
         Half {
             blocks: BTreeMap::from([(Name::Ours, ours), (Name::Relay, relay)]),
-            dropped: None,
+            ..Half::default()
         }
     }
 

@@ -99,7 +99,7 @@ fn without_a_peer_or_a_run_nothing_is_claimed() {
     };
     let half = Half {
         blocks: BTreeMap::from([(Name::Ours, block)]),
-        dropped: None,
+        ..Half::default()
     };
     let mut noisy = Outcome::new("w", vec![half.clone(); 8]);
     for half in noisy.halves.iter_mut().take(6) {

@@ -117,15 +117,25 @@ impl Load {
     ) -> Result<()> {
         let begin = Instant::now();
         while !reached(&self.tally) {
-            if begin.elapsed() > limit
-                || self.clients.iter().all(JoinHandle::is_finished) && !reached(&self.tally)
-            {
-                let verdict = self.tally.verdict().err().unwrap_or_default();
+            let ended = self.clients.iter().all(JoinHandle::is_finished);
+            if begin.elapsed() > limit || ended && !reached(&self.tally) {
+                let faults: Vec<String> = self
+                    .answers
+                    .try_iter()
+                    .filter_map(|done| Some(done.err()?.to_string()))
+                    .collect();
                 bail!(
-                    "{what}: not within {limit:?}; {} bytes, {} answers, {} connections so far; {verdict}",
+                    "{what}: {}; {} bytes, {} answers, {} connections so far; {} {}",
+                    if ended {
+                        "the clients have ended".to_owned()
+                    } else {
+                        format!("not within {limit:?}")
+                    },
                     self.tally.bytes(),
                     self.tally.operations(),
-                    self.tally.opened()
+                    self.tally.opened(),
+                    faults.join("; "),
+                    self.tally.verdict().err().unwrap_or_default()
                 );
             }
             std::thread::sleep(Duration::from_millis(2));

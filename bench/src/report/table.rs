@@ -77,6 +77,14 @@ pub fn figures(outcomes: &[Outcome], rng: &mut impl Rng) -> String {
             rows.push(row);
             continue;
         }
+        if let Some(fault) = outcome.peer_failed() {
+            let mut row = vec![
+                outcome.id.clone(),
+                format!("THE PEER FAILED: {}", one_line(fault)),
+            ];
+            row.resize(head.len(), "-".to_owned());
+            rows.push(row);
+        }
         let blocks = outcome.halves.iter().flat_map(|half| half.blocks.values());
         let values: BTreeSet<&'static str> = blocks
             .flat_map(|block| block.values.keys().copied())
@@ -179,7 +187,7 @@ mod tests {
             .collect();
         let half = Half {
             blocks,
-            dropped: None,
+            ..Half::default()
         };
         Outcome::new(id, vec![half; 4])
     }

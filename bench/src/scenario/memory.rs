@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Session, ZTUNNELS, closed, rounds};
 use crate::load::{Exchange, Kind, Life, Load, Pace};
@@ -34,7 +34,8 @@ pub fn run(session: &mut Session<'_>) -> Result<Vec<Outcome>> {
             // Only the first half of a round: fresh processes are fresh once.
             halves.extend(rounds(1, &names, |name, forward| {
                 let subject = world.subject(name)?;
-                forward.then(|| idle(&world, subject, session)).transpose()
+                let one = forward.then(|| idle(&world, subject, session)).transpose();
+                one.with_context(|| name.text())
             })?);
         }
         halves.retain(|half| !half.blocks.is_empty());

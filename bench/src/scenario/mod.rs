@@ -130,6 +130,9 @@ impl<'a> Session<'a> {
                             outcome.id
                         ));
                     }
+                    if let Some(fault) = outcome.peer_failed() {
+                        (self.say)(&format!("  {}: the peer failed: {fault}", outcome.id));
+                    }
                     if self.options.keep_noise {
                         outcome
                             .halves
@@ -166,12 +169,13 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Rounds of `names` forwards and backwards: A B C C B A. `block` also learns whether this is a first half.
+/// Rounds of `names` forwards and backwards: A B C C B A. `block` also learns whether this is a first half. A peer that
+/// fails is left out from then on, and told of; whoever else fails ends the scenario.
 fn rounds<B>(count: u32, names: &[Name], mut block: B) -> Result<Vec<Half>>
 where
     B: FnMut(Name, bool) -> Result<Option<crate::outcome::Block>>,
 {
-    let mut halves = Vec::new();
+    let (mut halves, mut without_peer) = (Vec::new(), false);
     for _ in 0..count {
         for forward in [true, false] {
             let mut half = Half::default();
@@ -181,8 +185,17 @@ where
                 } else {
                     names.len() - 1 - index
                 }];
-                if let Some(block) = block(name, forward)? {
-                    half.blocks.insert(name, block);
+                if name == Name::Peer && without_peer {
+                    continue;
+                }
+                match block(name, forward) {
+                    Ok(Some(block)) => drop(half.blocks.insert(name, block)),
+                    Ok(None) => {}
+                    Err(fault) if name == Name::Peer => {
+                        half.peer_failed = Some(format!("{fault:#}"));
+                        without_peer = true;
+                    }
+                    Err(fault) => return Err(fault),
                 }
             }
             halves.push(half);
@@ -206,6 +219,22 @@ mod tests {
         assert_eq!(halves.unwrap().len(), 4);
         let round = ["ours", "peer", "relay", "relay", "peer", "ours"];
         assert_eq!(order, [round, round].concat());
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_left_out_and_told_of_but_ours_ends_the_scenario() {
+        let names = [Name::Ours, Name::Peer];
+        let mut asked = 0;
+        let halves = rounds(2, &names, |name, _| {
+            asked += usize::from(name == Name::Peer);
+            anyhow::ensure!(name == Name::Ours, "reset");
+            Ok(None)
+        })
+        .unwrap();
+        assert_eq!(asked, 1);
+        assert_eq!(halves[0].peer_failed.as_deref(), Some("reset"));
+        let ours = rounds(2, &names, |_, _| anyhow::bail!("reset"));
+        assert!(ours.is_err());
     }
 
     #[test]
