@@ -23,7 +23,7 @@ pub(super) struct Policies {
     names: Map<PolicyName, Arc<Policy>>,
     global: List,
     namespaces: Map<Arc<str>, List>,
-    version: u64,
+    pub(super) version: u64,
 }
 
 /// Sorted by name.
