@@ -224,7 +224,13 @@ fn dump_and_metrics_tell_what_is_known() -> Result<()> {
     assert_eq!(echo::ping(&mut live, SECRET)?, SECRET);
 
     let node = &mesh.nodes[0];
-    let dump = node.dump()?;
+    // Workers report in batches: a dump may be some milliseconds behind.
+    let dump = wait::until("the connection in the dump", LIMIT, || {
+        let dump = node.dump()?;
+        let live = &dump["workloadState"][client.uid()]["connections"]["outbound"][0];
+        ensure!(live.is_object(), "not yet");
+        Ok(dump)
+    })?;
     let names: Vec<&str> = dump["workloads"]
         .as_array()
         .into_iter()
