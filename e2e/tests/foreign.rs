@@ -1,5 +1,5 @@
 //! Our parts against foreign ones (tier T2): `hbone` and ztunnel against Envoy, ztunnel against any binary with upstream's
-//! interface. Run by `make e2e`. Without libtest, because what could not run must not count as passed.
+//! interface. Run by `make e2e`, and by `make test` with what is there. Without libtest, because what could not run must not count as passed.
 
 #[path = "foreign/cases.rs"]
 mod cases;

@@ -1,4 +1,4 @@
-//! What a connection announces and enforces. Defaults are upstream's (reference/ztunnel.md §2.1).
+//! What a connection announces and enforces. Defaults are upstream's.
 
 /// Settings of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! The inbound decision: does a CONNECT belong to this pod, and which address of the application does it mean? Status
-//! codes are upstream's (reference/ztunnel.md 1.4).
+//! codes are upstream's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! One turn of a tunnel: read, open, act on what the codec said, then fill, seal and send one batch. The heart of the
-//! data path; see reference/datapath.md sections 4 and 5 for why it is shaped like this.
+//! data path; docs/decisions/0003 says why it is shaped like this.
 
 use std::io::IoSlice;
 use std::ops::Range;
