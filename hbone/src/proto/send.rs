@@ -124,11 +124,23 @@ impl Connection {
         }
     }
 
-    /// How many bytes may be sent on a stream in one DATA frame now: least of both windows and the peer's frame size.
+    /// How many bytes may be sent on a stream in one DATA frame now: [`Self::credit`], as far as one frame takes it.
+    #[inline]
+    pub fn sendable(&mut self, stream: StreamId) -> usize {
+        self.credit(stream).min(self.max_payload())
+    }
+
+    /// How many bytes the peer takes in one DATA frame (its SETTINGS_MAX_FRAME_SIZE).
+    #[inline]
+    pub fn max_payload(&self) -> usize {
+        self.peer.max_frame as usize
+    }
+
+    /// How many bytes may be sent on a stream now, in any number of DATA frames: the lesser of both windows.
     /// 0 for a stale stream, for one whose half is closed, and before the response (server); in the case of missing
     /// credit [`super::Event::SendCredit`] follows when there is some.
     #[inline]
-    pub fn sendable(&mut self, stream: StreamId) -> usize {
+    pub fn credit(&mut self, stream: StreamId) -> usize {
         let Some(state) = self.streams.stream_mut(stream) else {
             return 0;
         };
@@ -146,14 +158,13 @@ impl Connection {
             }
             return 0;
         }
-        let window = i64::from(state.send_window).min(self.send_window);
-        window.min(i64::from(self.peer.max_frame)) as usize
+        i64::from(state.send_window).min(self.send_window) as usize
     }
 
     /// Takes credit for `len` bytes and returns the frame header that goes right in front of them. `end` closes our half.
     ///
     /// # Panics
-    /// If `len` is more than `sendable` just said (a fault of the caller, never of the peer).
+    /// If `len` is more than [`Self::sendable`] just said (a fault of the caller, never of the peer).
     #[inline]
     pub fn data_header(&mut self, stream: StreamId, len: usize, end: bool) -> [u8; DATA_HEADER] {
         let most = self.send_window.min(self.peer.max_frame.into());

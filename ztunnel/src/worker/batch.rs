@@ -103,7 +103,8 @@ fn read_stream<I: Io>(
     let (Some(h2), Far::Stream { stream, .. }) = (&mut tunnel.h2, &link.far) else {
         return Turn::Empty;
     };
-    let (stream, credit) = (*stream, h2.sendable(*stream));
+    let (stream, credit) = (*stream, h2.credit(*stream));
+    let frame = FRAME.min(h2.max_payload());
     if credit == 0 {
         return Turn::Empty;
     }
@@ -113,7 +114,7 @@ fn read_stream<I: Io>(
     let frames = if link.bulk { BURST } else { 1 };
     let start = buffers.batch_room();
     let room = &mut buffers.batch.room(start)[..start];
-    let (n, wanted) = match read_frames(room, (credit, frames), socket, io) {
+    let (n, wanted) = match read_frames(room, credit, (frame, frames), socket, io) {
         Ok(read) => read,
         Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
             link.near.readable = false;
@@ -130,7 +131,7 @@ fn read_stream<I: Io>(
     let mut left = n;
     let mut at = 0;
     while left > 0 {
-        let len = left.min(FRAME);
+        let len = left.min(frame);
         room[at..at + DATA_HEADER].copy_from_slice(&h2.data_header(stream, len, false));
         at += DATA_HEADER + len;
         left -= len;
@@ -146,15 +147,16 @@ fn read_stream<I: Io>(
     Turn::More
 }
 
-/// One read into the payload places of up to `frames` frames. Returns bytes read and bytes asked for.
+/// One read into the payload places of up to `frames` frames of `frame` bytes. Returns bytes read and bytes asked for.
 fn read_frames<I: Io>(
     room: &mut [u8],
-    (credit, frames): (usize, usize),
+    credit: usize,
+    (frame, frames): (usize, usize),
     socket: &I::Socket,
     io: &mut I,
 ) -> io::Result<(usize, usize)> {
     if frames == 1 {
-        let wanted = credit.min(FRAME).min(room.len() - DATA_HEADER);
+        let wanted = credit.min(frame).min(room.len() - DATA_HEADER);
         return Ok((
             io.read(socket, &mut room[DATA_HEADER..DATA_HEADER + wanted])?,
             wanted,
@@ -163,9 +165,9 @@ fn read_frames<I: Io>(
     let mut slices: [IoSliceMut<'_>; BURST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
     let (mut rest, mut wanted, mut count) = (room, 0, 0);
     while count < frames && wanted < credit && rest.len() > DATA_HEADER {
-        let len = (credit - wanted).min(FRAME).min(rest.len() - DATA_HEADER);
-        let (frame, behind) = rest.split_at_mut(DATA_HEADER + len);
-        slices[count] = IoSliceMut::new(&mut frame[DATA_HEADER..]);
+        let len = (credit - wanted).min(frame).min(rest.len() - DATA_HEADER);
+        let (place, behind) = rest.split_at_mut(DATA_HEADER + len);
+        slices[count] = IoSliceMut::new(&mut place[DATA_HEADER..]);
         (rest, wanted, count) = (behind, wanted + len, count + 1);
     }
     Ok((io.read_vectored(socket, &mut slices[..count])?, wanted))
