@@ -97,6 +97,8 @@ pub(crate) fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    // A worker's record layer takes the keys over when the handshake is done.
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -123,6 +125,7 @@ pub(crate) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 

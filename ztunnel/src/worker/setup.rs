@@ -262,7 +262,11 @@ impl<I: Io> Worker<I> {
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return Ok(());
         };
-        let certificates = tunnel.tls.as_ref().and_then(|tls| tls.peer_certificates());
+        let certificates = tunnel
+            .tls
+            .as_mut()
+            .and_then(|tls| tls.take_peer_certificates());
+        let certificates = certificates.as_deref();
         let wrong = |fault: identity::PeerError| Loss::new(Reason::Identity, fault.to_string());
         let settings = &self.settings;
         let config = |base: Config| Config {

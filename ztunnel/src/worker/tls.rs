@@ -1,27 +1,34 @@
-//! The narrow seam to TLS: ciphertext in, plaintext out (`open`), plaintext in, ciphertext out (`seal`), by rustls'
-//! unbuffered API. No I/O. Called by `tunnel`.
+//! The narrow seam to TLS: ciphertext in, plaintext out (`open`), plaintext in, ciphertext out (`seal`). rustls shakes
+//! hands by its unbuffered API; then `records` takes over. No I/O. Called by `tunnel`.
 //!
-//! Two rules of that API shape this file. Undiscarded input must be shown again, at the same place, in *every* later
-//! call, also in one that only wants to write: a peer may leave half of a post-handshake message pending, and rustls
-//! remembers its offsets. So the rest is kept here (`held`), and shown when sealing. And sealed bytes leave in the order
-//! in which they were made: everything goes to one [`Outgoing`].
+//! Three rules shape this file. rustls sees one record at a time, so that none is opened by it that was sealed under
+//! the keys that `records` takes over. Undiscarded input must be shown to it again, at the same place, in *every* later
+//! call: a peer may leave half of a handshake message pending, and rustls remembers its offsets. And sealed bytes leave
+//! in the order in which they were made: everything goes to one [`Outgoing`].
 
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 
 use super::buffers::Outgoing;
+use records::Records;
+
+mod records;
 
 /// Plaintext bytes per record.
 pub(super) const RECORD: usize = 16_384;
+/// The header of a record.
+const HEADER: usize = 5;
 /// Header, content type and tag of a record.
 const OVERHEAD: usize = 22;
-/// Room in front of the ciphertext: plaintext is put back there, over records that are used up, so that it stays in the
+/// A record's payload may be so long when sealed (RFC 8446, section 5.2).
+const MAX_SEALED: usize = RECORD + 256;
+/// Room in front of the ciphertext: plaintext is put there, over records that are used up, so that it stays in the
 /// cache that has just seen it. One record more than has been used always fits.
-pub(super) const FRONT: usize = RECORD;
+pub(super) const FRONT: usize = MAX_SEALED;
 /// A peer may leave a partial record (16 KiB) and a fragmented handshake message (64 KiB in rustls) pending, no more.
 const MAX_HELD: usize = 128 << 10;
 
@@ -50,17 +57,23 @@ pub(super) struct Opened {
 
 /// One TLS session, either role.
 pub(super) struct Tls {
-    side: Side,
+    stage: Stage,
     /// Input that is not yet used: a partial record, seldom more; nothing for a quiet session.
     held: Vec<u8>,
-    /// An error ended it: rustls must not be asked again (it would try the bad input once more).
-    failed: bool,
+    /// The peer's chain, from the end of the handshake until it is taken.
+    peer: Option<Vec<CertificateDer<'static>>>,
 }
 
-enum Side {
-    Client(UnbufferedClientConnection),
-    Server(UnbufferedServerConnection),
+enum Stage {
+    Client(Box<UnbufferedClientConnection>, Shown),
+    Server(Box<UnbufferedServerConnection>, Shown),
+    Open(Records),
+    /// An error ended it: rustls must not be asked again (it would try the bad input once more).
+    Failed,
 }
+
+/// So many bytes of the unused input has rustls seen.
+type Shown = usize;
 
 impl Tls {
     /// Client role. The name is not sent (SNI is off in our configurations), only the type wants one.
@@ -69,21 +82,21 @@ impl Tls {
         name: ServerName<'static>,
     ) -> Result<Self, TlsError> {
         let session = UnbufferedClientConnection::new(config, name)?;
-        Ok(Self {
-            side: Side::Client(session),
-            held: Vec::new(),
-            failed: false,
-        })
+        Ok(Self::new(Stage::Client(Box::new(session), 0)))
     }
 
     /// Server role.
     pub(super) fn server(config: Arc<rustls::ServerConfig>) -> Result<Self, TlsError> {
         let session = UnbufferedServerConnection::new(config)?;
-        Ok(Self {
-            side: Side::Server(session),
+        Ok(Self::new(Stage::Server(Box::new(session), 0)))
+    }
+
+    fn new(stage: Stage) -> Self {
+        Self {
+            stage,
             held: Vec::new(),
-            failed: false,
-        })
+            peer: None,
+        }
     }
 
     /// Puts the unused input of the last time into `rx`, behind [`FRONT`] free bytes. Returns where what is read from the
@@ -95,7 +108,7 @@ impl Tls {
     }
 
     /// Works through `rx`: [`FRONT`] free bytes, what [`Tls::resume`] put there, what was read. Afterwards its first
-    /// `plain` bytes are plaintext; what must be sent (handshake, key updates, alerts) is appended to `out`.
+    /// `plain` bytes are plaintext; what must be sent (handshake, alerts) is appended to `out`.
     ///
     /// # Errors
     /// The session is over; an alert for the peer may stand in `out`, and `plain` counts what came before.
@@ -106,76 +119,82 @@ impl Tls {
         out: &mut Outgoing,
     ) -> Result<Opened, TlsError> {
         *plain = 0;
-        if self.failed {
-            return Err(TlsError::NotWritable);
-        }
         let mut used = FRONT.min(rx.len());
-        let opened = match &mut self.side {
-            Side::Client(session) => open(session, rx, &mut used, plain, out),
-            Side::Server(session) => open(session, rx, &mut used, plain, out),
-        };
+        let opened = self.advance(rx, &mut used, plain, out);
         let rest = &rx[used..];
-        self.failed = opened.is_err() || rest.len() > MAX_HELD;
-        if self.failed {
+        if opened.is_err() || rest.len() > MAX_HELD {
+            self.stage = Stage::Failed;
             self.held = Vec::new();
             return Err(opened.err().unwrap_or(TlsError::TooMuchPending(rest.len())));
         }
-        // A quiet session gives its buffer back.
-        self.held = if rest.is_empty() {
-            Vec::new()
+        if rest.is_empty() {
+            // A quiet session gives its buffer back.
+            self.held = Vec::new();
         } else {
-            rest.to_vec()
+            self.held.clear();
+            self.held.extend_from_slice(rest);
+        }
+        opened
+    }
+
+    fn advance(
+        &mut self,
+        rx: &mut [u8],
+        used: &mut usize,
+        plain: &mut usize,
+        out: &mut Outgoing,
+    ) -> Result<Opened, TlsError> {
+        let done = match &mut self.stage {
+            Stage::Client(session, shown) => shake(session.as_mut(), shown, rx, used, out)?,
+            Stage::Server(session, shown) => shake(session.as_mut(), shown, rx, used, out)?,
+            Stage::Open(records) => return records.open(rx, used, plain, out),
+            Stage::Failed => return Err(TlsError::NotWritable),
         };
+        if !done {
+            return Ok(Opened::default());
+        }
+        let mut records = match std::mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::Client(session, _) => {
+                self.peer = session.peer_certificates().map(<[_]>::to_vec);
+                Records::client(*session)?
+            }
+            Stage::Server(session, _) => {
+                self.peer = session.peer_certificates().map(<[_]>::to_vec);
+                Records::server(*session)?
+            }
+            Stage::Open(_) | Stage::Failed => return Err(TlsError::NotWritable),
+        };
+        // Application bytes may stand right behind the handshake.
+        let opened = records.open(rx, used, plain, out);
+        self.stage = Stage::Open(records);
         opened
     }
 
     /// Seals `plain` into records behind `out`, after whatever TLS itself has to say first.
     pub(super) fn seal(&mut self, plain: &[u8], out: &mut Outgoing) -> Result<(), TlsError> {
-        self.write(out, |writer, out| {
-            if plain.is_empty() {
-                return Ok(());
-            }
-            let n = writer.encrypt(plain, out.room(sealed_size(plain.len())))?;
-            out.grow(n);
-            Ok(())
-        })
+        match &mut self.stage {
+            Stage::Open(records) => records.seal(plain, out),
+            _ => Err(TlsError::NotWritable),
+        }
     }
 
     /// Adds close_notify: the orderly end of our direction.
     pub(super) fn close(&mut self, out: &mut Outgoing) -> Result<(), TlsError> {
-        self.write(out, |writer, out| {
-            let n = writer.close_notify(out.room(2 * OVERHEAD))?;
-            out.grow(n);
-            Ok(())
-        })
+        match &mut self.stage {
+            Stage::Open(records) => records.close(out),
+            _ => Err(TlsError::NotWritable),
+        }
     }
 
-    /// The peer's chain once it is known.
-    pub(super) fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
-        match &self.side {
-            Side::Client(session) => session.peer_certificates(),
-            Side::Server(session) => session.peer_certificates(),
-        }
+    /// The peer's chain, once: whom it names is all that stays of it.
+    pub(super) fn take_peer_certificates(&mut self) -> Option<Vec<CertificateDer<'static>>> {
+        self.peer.take()
     }
 
     /// Bytes that a quiet session keeps beside the session itself.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.held.len()
-    }
-
-    fn write(
-        &mut self,
-        out: &mut Outgoing,
-        act: impl FnOnce(&mut dyn Writer, &mut Outgoing) -> Result<(), EncryptError>,
-    ) -> Result<(), TlsError> {
-        if self.failed {
-            return Err(TlsError::NotWritable);
-        }
-        match &mut self.side {
-            Side::Client(session) => write(session, &mut self.held, out, act),
-            Side::Server(session) => write(session, &mut self.held, out, act),
-        }
     }
 }
 
@@ -212,80 +231,67 @@ impl Session for UnbufferedServerConnection {
     }
 }
 
-/// `WriteTraffic` without its role.
-trait Writer {
-    fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, EncryptError>;
-    fn close_notify(&mut self, out: &mut [u8]) -> Result<usize, EncryptError>;
-}
-
-impl<Data> Writer for rustls::unbuffered::WriteTraffic<'_, Data> {
-    fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, EncryptError> {
-        self.encrypt(plain, out)
-    }
-    fn close_notify(&mut self, out: &mut [u8]) -> Result<usize, EncryptError> {
-        self.queue_close_notify(out)
-    }
-}
-
-fn open<S: Session>(
+/// Shows rustls one record after the other until the handshake is done (true) or no whole record is left.
+fn shake<S: Session>(
     session: &mut S,
+    shown: &mut Shown,
     rx: &mut [u8],
     used: &mut usize,
-    plain: &mut usize,
     out: &mut Outgoing,
-) -> Result<Opened, TlsError> {
-    let mut opened = Opened::default();
+) -> Result<bool, TlsError> {
     loop {
-        let (front, input) = rx.split_at_mut(*used);
-        let UnbufferedStatus { mut discard, state } = session.process(input);
-        let done = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    let end = *plain + record.payload.len();
-                    let place = front.get_mut(*plain..end);
-                    // Not reached: a record's plaintext is shorter than itself, and one of them fits beforehand.
-                    place
-                        .ok_or(TlsError::NotWritable)?
-                        .copy_from_slice(record.payload);
-                    *plain = end;
-                }
-                false
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                encode(out, |room| data.encode(room));
-                false
-            }
+        let end = *used + *shown;
+        let (discard, done) = ask(session, &mut rx[*used..end], out)?;
+        *used += discard;
+        *shown -= discard;
+        if done {
+            // What rustls saw and did not use would be lost to `records`.
+            return match *shown {
+                0 => Ok(true),
+                _ => Err(TlsError::NotWritable),
+            };
+        }
+        match next_record(&rx[end..]) {
+            Some(len) => *shown += len,
+            None => return Ok(false),
+        }
+    }
+}
+
+/// The length of the whole record at the front of `input`, if there is one. What no record of a handshake can be is
+/// given as it is: rustls says why.
+fn next_record(input: &[u8]) -> Option<usize> {
+    let header: &[u8; HEADER] = input.first_chunk()?;
+    let len = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let sound = matches!(header[0], 20..=23) && len <= MAX_SEALED;
+    if !sound {
+        return Some(input.len());
+    }
+    (input.len() >= HEADER + len).then_some(HEADER + len)
+}
+
+/// One look of rustls at `input`. Returns how much of it is used up, and whether the handshake is done.
+fn ask<S: Session>(
+    session: &mut S,
+    input: &mut [u8],
+    out: &mut Outgoing,
+) -> Result<(usize, bool), TlsError> {
+    let mut used = 0;
+    loop {
+        let UnbufferedStatus { discard, state } = session.process(&mut input[used..]);
+        used += discard;
+        match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(out, |room| data.encode(room)),
             // `out` keeps the order and is sent from here on: for rustls that is as good as sent.
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                false
-            }
-            Ok(ConnectionState::PeerClosed) => {
-                opened.closed = true;
-                false
-            }
-            Ok(ConnectionState::WriteTraffic(_)) => {
-                opened.established = true;
-                true
-            }
-            Ok(ConnectionState::Closed) => {
-                opened.closed = true;
-                true
-            }
-            Ok(ConnectionState::BlockedHandshake) => true,
-            // Early data is never offered nor accepted by our configurations; new states are not known here.
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            Ok(ConnectionState::WriteTraffic(_)) => return Ok((used, true)),
+            Ok(ConnectionState::BlockedHandshake) => return Ok((used, false)),
+            // An end before the handshake's, or application bytes: neither is offered nor accepted that early.
             Ok(_) => return Err(TlsError::NotWritable),
             Err(fault) => {
-                *used += discard;
-                last_words(session, &mut rx[*used..], out);
+                last_words(session, &mut input[used..], out);
                 return Err(fault.into());
             }
-        };
-        *used += discard;
-        if done {
-            return Ok(opened);
         }
     }
 }
@@ -298,29 +304,6 @@ fn last_words<S: Session>(session: &mut S, rest: &mut [u8], out: &mut Outgoing) 
             return;
         };
         encode(out, |room| data.encode(room));
-    }
-}
-
-fn write<S: Session>(
-    session: &mut S,
-    held: &mut [u8],
-    out: &mut Outgoing,
-    act: impl FnOnce(&mut dyn Writer, &mut Outgoing) -> Result<(), EncryptError>,
-) -> Result<(), TlsError> {
-    loop {
-        let UnbufferedStatus { discard, state } = session.process(held);
-        // `open` left only an unfinished message here, so nothing can be used up now.
-        debug_assert_eq!(discard, 0);
-        match state? {
-            ConnectionState::EncodeTlsData(mut data) => encode(out, |room| data.encode(room)),
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            // Seen by `open` already when it came; here it only stands in the way once.
-            ConnectionState::PeerClosed => {}
-            ConnectionState::WriteTraffic(mut writer) => {
-                return act(&mut writer, out).map_err(|_| TlsError::NotWritable);
-            }
-            _ => return Err(TlsError::NotWritable),
-        }
     }
 }
 

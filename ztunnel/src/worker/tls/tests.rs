@@ -88,9 +88,29 @@ fn the_handshake_succeeds_in_any_segmentation_and_holds_nothing_afterwards() {
         );
         assert_eq!((client.tls.held(), server.tls.held()), (0, 0));
         assert!(
-            client.tls.peer_certificates().is_some() && server.tls.peer_certificates().is_some()
+            client.tls.take_peer_certificates().is_some()
+                && server.tls.take_peer_certificates().is_some()
         );
     }
+}
+
+#[test]
+fn bytes_right_behind_the_handshake_are_opened_with_it() {
+    let (mut client, mut server) = pair();
+    client.feed(&[]).unwrap();
+    let hello = client.take_output();
+    server.feed(&hello).unwrap();
+    let answer = server.take_output();
+    client.feed(&answer).unwrap();
+    assert!(client.state.established);
+    client.tls.seal(&[9; 40_000], &mut client.out).unwrap();
+    let flight = client.take_output();
+    // Cut so that half a record stands behind the handshake's last.
+    let (front, rest) = flight.split_at(flight.len() - 5_000);
+    server.feed(front).unwrap();
+    assert!(server.state.established && server.plain.len() == 2 * RECORD);
+    server.feed(rest).unwrap();
+    assert!(server.plain == vec![9; 40_000]);
 }
 
 #[test]
@@ -102,6 +122,7 @@ fn bytes_arrive_whole_over_records_and_key_updates() {
     for (turn, part) in bytes.chunks(70_001).enumerate() {
         client.tls.seal(part, &mut client.out).unwrap();
         sent.extend_from_slice(part);
+        // Goes out with the next record.
         refresh_keys(&mut client);
         if turn % 2 == 1 {
             refresh_keys(&mut server);
@@ -115,14 +136,8 @@ fn bytes_arrive_whole_over_records_and_key_updates() {
 }
 
 fn refresh_keys(end: &mut End) {
-    fn refresh<S: Session>(session: &mut S) {
-        if let Ok(ConnectionState::WriteTraffic(traffic)) = session.process(&mut []).state {
-            traffic.refresh_traffic_keys().unwrap();
-        }
-    }
-    match &mut end.tls.side {
-        Side::Client(session) => refresh(session),
-        Side::Server(session) => refresh(session),
+    if let Stage::Open(records) = &mut end.tls.stage {
+        records.update_due = true;
     }
 }
 
