@@ -3,7 +3,7 @@
 //! (wrapped in `Netns::enter`), by the CNI agent's tests and by the demo.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -178,6 +178,21 @@ pub fn original_dst(socket: impl AsFd) -> io::Result<SocketAddr> {
 /// When the descriptor is not a socket.
 pub fn set_linger_reset(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
+/// Bytes that were written and that the peer's kernel has not acknowledged (SIOCOUTQ); our FIN counts as one. While there
+/// are any, closing the socket can lose them: whatever the peer sends then makes the kernel drop its queue.
+///
+/// # Errors
+/// When the descriptor is not a TCP socket, or a listening one.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: SIOCOUTQ (the number of TIOCOUTQ) writes one int to `bytes`, which lives for the call.
+    match unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => usize::try_from(bytes).map_err(io::Error::other),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The pending error of a socket (SO_ERROR), which clears it. `None` after a successful dial.

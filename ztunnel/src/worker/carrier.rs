@@ -10,7 +10,7 @@ use super::api::Reason;
 use super::io::Io;
 use super::slots::Key;
 use super::state::Worker;
-use super::tunnel::{Act, Loss, Phase, Received, Role};
+use super::tunnel::{Act, Loss, Phase, Received, Role, Tunnel};
 
 /// Reads and batches per tunnel and turn: a firehose must not starve its neighbours.
 const ROUNDS: usize = 4;
@@ -40,12 +40,18 @@ impl<I: Io> Worker<I> {
     }
 
     fn turn(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
+        let closing = |tunnel: &Tunnel<I::Socket>| tunnel.phase == Phase::Closing;
+        if self.tunnels.get(key).is_some_and(closing) {
+            self.leave_taking(key, io);
+            return Ok(());
+        }
         let closed = self.receive(key, io)?;
         self.send(key, io)?;
-        let Some(tunnel) = self.tunnels.get(key) else {
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
             return Ok(());
         };
         if closed {
+            tunnel.peer_closed = true;
             let idle = tunnel.members.is_empty()
                 && tunnel.waiting.is_empty()
                 && tunnel.phase == Phase::Open;
@@ -181,10 +187,6 @@ impl<I: Io> Worker<I> {
                 return Ok(());
             };
             if !tunnel.flush(io)? {
-                return Ok(());
-            }
-            if tunnel.phase == Phase::Closing {
-                self.drop_tunnel(key, io);
                 return Ok(());
             }
             if tunnel.phase != Phase::Open {

@@ -192,6 +192,9 @@ impl<I: Io> Worker<I> {
             tunnel.failed();
             return self.queue_tunnel(key);
         }
+        if event.error && tunnel.phase == Phase::Closing {
+            return self.drop_tunnel(key, io);
+        }
         let Some(socket) = &tunnel.socket else { return };
         let fault = if event.error {
             io.take_error(socket)

@@ -389,6 +389,11 @@ impl Io for Sockets {
         let _ = socket.shutdown(Shutdown::Write);
     }
 
+    fn unacknowledged(&mut self, socket: &TcpStream) -> usize {
+        // It fails only for a descriptor that is no TCP socket.
+        socket::unacknowledged(socket).unwrap_or(0)
+    }
+
     fn close(&mut self, socket: TcpStream, reset: bool) {
         if reset {
             // Fails only for a descriptor that is no socket.

@@ -17,8 +17,10 @@ const QUIET: Duration = Duration::from_secs(30);
 const UNUSED_QUIET: Duration = Duration::from_secs(300);
 /// And has so long to answer.
 const PONG: Duration = Duration::from_secs(20);
-/// Our last bytes (GOAWAY, close_notify) may take so long.
+/// Our last bytes may take so long, and then so long again while they move,
 const CLOSING: Duration = Duration::from_secs(5);
+/// but no longer than this after the last stream.
+const LONGEST_CLOSING: Duration = Duration::from_secs(300);
 
 impl<I: Io> Worker<I> {
     /// A tunnel's deadline has come.
@@ -50,7 +52,7 @@ impl<I: Io> Worker<I> {
                 );
             }
             Phase::Open => self.quiet_tunnel(key, io),
-            Phase::Closing => self.drop_tunnel(key, io),
+            Phase::Closing => self.late_tunnel(key, io),
         }
     }
 
@@ -106,18 +108,61 @@ impl<I: Io> Worker<I> {
         // One that is not open yet is drained by `established`.
     }
 
-    /// An orderly end: our last words, then close.
+    /// An orderly end: our last words, then FIN. The socket stays until the peer has closed too: what comes for one that is
+    /// closed, if only a WINDOW_UPDATE, makes the kernel drop all that it has not sent yet, and with it the last bytes of
+    /// streams that have ended.
     pub(super) fn close_tunnel(&mut self, key: Key, io: &mut I) {
         self.leave_pool(key);
         self.last_words(key, io);
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
-        if tunnel.broken || tunnel.backlog.is_empty() {
+        if tunnel.broken {
             return self.drop_tunnel(key, io);
         }
         tunnel.phase = Phase::Closing;
         self.set_tunnel_alarm(key, self.now + CLOSING);
+        self.leave_taking(key, io);
+    }
+
+    /// One turn of a closing tunnel: what is left to say, FIN behind it, and an eye on the peer's end.
+    pub(super) fn leave_taking(&mut self, key: Key, io: &mut I) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
+        let Ok(flushed) = tunnel.flush(io) else {
+            return self.drop_tunnel(key, io);
+        };
+        if flushed {
+            tunnel.finish(io);
+        }
+        tunnel.peer_closed |= tunnel.discard(io, &mut self.buffers.rx);
+        if flushed && tunnel.peer_closed {
+            // Nothing can come any more that would disturb what the kernel has left to send.
+            return self.drop_tunnel(key, io);
+        }
+        if tunnel.readable && !tunnel.peer_closed {
+            self.queue_tunnel(key);
+        }
+    }
+
+    /// The peer of a closing tunnel has not closed in time. While it still takes what was sent, it may go on.
+    fn late_tunnel(&mut self, key: Key, io: &mut I) {
+        let now = self.now;
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
+        let unsent = tunnel
+            .socket
+            .as_ref()
+            .map_or(0, |socket| io.unacknowledged(socket));
+        let unsent = unsent + tunnel.backlog.pending().len();
+        let moves = unsent > 0 && unsent < tunnel.unsent;
+        if !moves || now >= tunnel.used + LONGEST_CLOSING {
+            return self.drop_tunnel(key, io);
+        }
+        tunnel.unsent = unsent;
+        self.set_tunnel_alarm(key, now + CLOSING);
     }
 
     /// Says GOAWAY and close_notify as far as the socket takes them now.

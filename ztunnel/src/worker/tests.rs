@@ -7,6 +7,7 @@ mod held;
 mod hostile;
 mod mesh;
 mod owners;
+mod retire;
 mod same_node;
 mod schedules;
 mod sim;

@@ -26,6 +26,8 @@ const SMALL_BACKLOG: usize = 64 << 10;
 const HANDSHAKE_RECORD: u8 = 0x16;
 /// A tunnel counts as hot for so long after its socket was full.
 const HOT: Duration = Duration::from_secs(1);
+/// Reads of a closing tunnel per turn.
+const DISCARDS: usize = 4;
 /// How often the codec's flood counters start anew while bytes arrive.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,12 @@ pub(super) struct Tunnel<S> {
     pub(super) blocked: bool,
     /// The socket has failed: nothing is sent any more, but what arrived before is read to its end.
     pub(super) broken: bool,
+    /// Our FIN is sent.
+    pub(super) fin_sent: bool,
+    /// The peer sends nothing more.
+    pub(super) peer_closed: bool,
+    /// Closing: so much was on its way when last looked.
+    pub(super) unsent: usize,
     /// Stands in the worker's list.
     pub(super) queued: bool,
     /// The peer takes no new streams, or we want none.
@@ -117,7 +125,7 @@ pub(super) enum Phase {
     Handshake,
     /// Streams may be opened.
     Open,
-    /// Our last bytes are on their way.
+    /// Our last bytes are on their way. What the peer still sends is dropped.
     Closing,
 }
 
@@ -184,6 +192,9 @@ impl<S> Tunnel<S> {
             ended: false,
             blocked: false,
             broken: false,
+            fin_sent: false,
+            peer_closed: false,
+            unsent: usize::MAX,
             queued: false,
             going_away: false,
             ready: VecDeque::new(),
@@ -364,6 +375,34 @@ impl<S> Tunnel<S> {
             self.backlog = Outgoing::default();
         }
         Ok(true)
+    }
+
+    /// Sends FIN once everything before it is written.
+    pub(super) fn finish(&mut self, io: &mut impl Io<Socket = S>) {
+        if let Some(socket) = self
+            .socket
+            .as_ref()
+            .filter(|_| self.backlog.is_empty() && !self.fin_sent)
+        {
+            io.end(socket);
+            self.fin_sent = true;
+        }
+    }
+
+    /// Drops what the peer has sent. True: nothing more comes.
+    pub(super) fn discard(&mut self, io: &mut impl Io<Socket = S>, room: &mut [u8]) -> bool {
+        for _ in 0..DISCARDS {
+            let Some(socket) = self.socket.as_ref().filter(|_| self.readable) else {
+                return false;
+            };
+            match io.read(socket, room) {
+                Ok(0) => return true,
+                Ok(n) => self.readable = n == room.len() || self.ended,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(_) => return true,
+            }
+        }
+        false
     }
 
     /// Seals `buffers.batch` behind what is sealed already.

@@ -174,3 +174,27 @@ fn tcp_migrate_req_is_set_inside_the_namespace_only() {
     assert_eq!(inside.trim(), "1");
     assert_eq!(std::fs::read_to_string(path).unwrap(), before);
 }
+
+#[test]
+fn what_the_peer_has_not_acknowledged_is_counted_until_it_reads() {
+    let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+    let mut client = dial(listener.local_addr().unwrap(), &ConnectOptions::default());
+    let (mut server, _) = accept(&listener);
+    assert_eq!(unacknowledged(&client).unwrap(), 0);
+    client.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    while let Ok(n) = client.write(&[7; 64 << 10]) {
+        written += n;
+    }
+    let waiting = unacknowledged(&client).unwrap();
+    assert!(waiting > 0 && waiting <= written, "{waiting} of {written}");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = Vec::new();
+    server.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), written);
+    // Its end carries the acknowledgement of ours.
+    drop(server);
+    client.set_nonblocking(false).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    assert_eq!(unacknowledged(&client).unwrap(), 0);
+}

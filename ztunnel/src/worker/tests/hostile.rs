@@ -20,16 +20,16 @@ use super::mesh::{CLIENT, Pair, SERVER, address};
 use super::sim::{Sock, TEST};
 
 /// The peer: its socket and its TLS session.
-struct Peer {
-    sock: Sock,
+pub(super) struct Peer {
+    pub(super) sock: Sock,
     tls: Tls,
     out: Outgoing,
-    plain: Vec<u8>,
+    pub(super) plain: Vec<u8>,
 }
 
 impl Peer {
     /// Dials the server pod's 15008 and shakes hands.
-    fn connect(pair: &mut Pair) -> Self {
+    pub(super) fn connect(pair: &mut Pair) -> Self {
         let (from, to) = (
             IpAddr::from([10, 9, 9, 9]),
             SocketAddr::new(address(SERVER), 15008),
@@ -50,7 +50,7 @@ impl Peer {
     }
 
     /// Sends what is due, takes what came. True: the handshake is done (or the session is over).
-    fn turn(&mut self, pair: &mut Pair) -> bool {
+    pub(super) fn turn(&mut self, pair: &mut Pair) -> bool {
         let (came, _) = pair.read(self.sock);
         let mut rx = vec![0; FRONT + (128 << 10) + came.len()];
         let end = self.tls.resume(&mut rx);
@@ -64,7 +64,7 @@ impl Peer {
         opened.is_ok_and(|opened| opened.established)
     }
 
-    fn say(&mut self, pair: &mut Pair, bytes: &[u8]) {
+    pub(super) fn say(&mut self, pair: &mut Pair, bytes: &[u8]) {
         self.tls.seal(bytes, &mut self.out).unwrap();
         if !pair.net.borrow().was_reset(self.sock) {
             pair.write(self.sock, self.out.pending());
@@ -94,7 +94,7 @@ fn frame(rng: &mut SmallRng) -> Vec<u8> {
 }
 
 /// The preface and a few good requests for the pod's application.
-fn good_start(requests: usize) -> (Connection, Vec<u8>) {
+pub(super) fn good_start(requests: usize) -> (Connection, Vec<u8>) {
     let mut h2 = Connection::client(Config::client());
     let mut bytes = std::mem::take(h2.output());
     for _ in 0..requests {

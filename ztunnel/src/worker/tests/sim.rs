@@ -40,6 +40,8 @@ struct End {
     inbox: VecDeque<u8>,
     fin_in: bool,
     reset: bool,
+    /// The error of the reset, until somebody takes it (SO_ERROR).
+    error: Option<io::ErrorKind>,
     closed: bool,
     wants_room: bool,
     connected: bool,
@@ -171,6 +173,7 @@ impl Net {
             inbox: VecDeque::new(),
             fin_in: false,
             reset: false,
+            error: None,
             closed: false,
             wants_room: true,
             connected: listening && !silent,
@@ -189,6 +192,7 @@ impl Net {
         match self.listeners.get_mut(&to) {
             None => {
                 self.ends[id].reset = true;
+                self.ends[id].error = Some(io::ErrorKind::ConnectionRefused);
             }
             Some(listener) => {
                 listener.backlog.push_back(id + 1);
@@ -230,7 +234,9 @@ impl Net {
             let had = !self.ends[from].out.is_empty();
             self.ends[from].out.clear();
             if self.ends[to].closed && had && !self.ends[from].reset {
-                // Bytes for a closed socket are answered by a reset.
+                // Bytes for a closed socket are answered by a reset, and what it had not sent yet is dropped.
+                self.ends[to].out.clear();
+                self.ends[to].fin_delivered = true;
                 self.reset_end(from);
             }
             return had;
@@ -272,8 +278,14 @@ impl Net {
     }
 
     fn reset_end(&mut self, end: usize) {
-        self.ends[end].reset = true;
-        self.ends[end].out.clear();
+        let state = &mut self.ends[end];
+        state.reset = true;
+        // As in Linux: a broken pipe if the peer's FIN was here before.
+        state.error = Some(match state.fin_in && !state.fin_out {
+            true => io::ErrorKind::BrokenPipe,
+            false => io::ErrorKind::ConnectionReset,
+        });
+        state.out.clear();
         self.push(end, |event| {
             event.readable = true;
             event.writable = true;
@@ -298,13 +310,16 @@ impl Net {
         let end = &mut self.ends[sock.0];
         assert!(!end.closed, "read of a closed socket");
         if end.inbox.is_empty() {
-            // As in Linux, a reset comes behind what has arrived before it.
-            return if end.reset {
-                Err(io::ErrorKind::ConnectionReset.into())
-            } else if end.fin_in {
-                Ok(0)
-            } else {
-                Err(io::ErrorKind::WouldBlock.into())
+            // As in Linux, a reset comes behind what has arrived before it, and is told once.
+            let told = match end.owner {
+                TEST => end.error,
+                _ => end.error.take(),
+            };
+            return match told {
+                _ if end.fin_in => Ok(0),
+                Some(error) => Err(error.into()),
+                None if end.reset => Ok(0),
+                None => Err(io::ErrorKind::WouldBlock.into()),
             };
         }
         let n = into.len().min(end.inbox.len());
@@ -318,7 +333,7 @@ impl Net {
         let end = &mut self.ends[sock.0];
         assert!(!end.closed && !end.fin_out, "write after the end");
         if end.reset {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Err(end.error.take().unwrap_or(io::ErrorKind::BrokenPipe).into());
         }
         let n = bytes.len().min(end.room.saturating_sub(end.out.len()));
         end.out.extend(&bytes[..n]);
@@ -433,14 +448,7 @@ impl Io for SimIo {
     }
 
     fn take_error(&mut self, socket: &Sock) -> Option<io::Error> {
-        self.call(|net| {
-            let end = &net.ends[socket.0];
-            match (end.reset, end.connected) {
-                (true, true) => Some(io::ErrorKind::ConnectionReset.into()),
-                (true, false) => Some(io::ErrorKind::ConnectionRefused.into()),
-                _ => None,
-            }
-        })
+        self.call(|net| net.ends[socket.0].error.take().map(Into::into))
     }
 
     fn register(&mut self, socket: &Sock, token: Token) -> io::Result<()> {
@@ -539,6 +547,14 @@ impl Io for SimIo {
 
     fn end(&mut self, socket: &Sock) {
         self.call(|net| net.end(*socket));
+    }
+
+    fn unacknowledged(&mut self, socket: &Sock) -> usize {
+        self.call(|net| {
+            let end = &net.ends[socket.0];
+            let fin = end.fin_out && !end.fin_delivered && !end.reset;
+            end.out.len() + usize::from(fin)
+        })
     }
 
     fn close(&mut self, socket: Sock, reset: bool) {
