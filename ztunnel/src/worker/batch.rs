@@ -116,17 +116,21 @@ fn read_stream<I: Io>(
     let room = &mut buffers.batch.room(start)[..start];
     let (n, wanted) = match read_frames(room, credit, (frame, frames), socket, io) {
         Ok(read) => read,
-        Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+        Err(fault) if fault.kind() == io::ErrorKind::WouldBlock && link.near.broken.is_none() => {
             link.near.readable = false;
             return Turn::Empty;
         }
         Err(fault) => return Turn::Failed(fault),
     };
     if n == 0 {
-        link.near.eof = true;
-        link.end_sent = true;
-        h2.end(stream);
-        return Turn::Ended;
+        if link.near.at_end() {
+            link.end_sent = true;
+            h2.end(stream);
+        }
+        return match link.near.broken {
+            Some(kind) => Turn::Failed(kind.into()),
+            None => Turn::Ended,
+        };
     }
     let mut left = n;
     let mut at = 0;
@@ -139,7 +143,7 @@ fn read_stream<I: Io>(
     buffers.batch.grow(at);
     link.count_from_near(n);
     link.bulk = n > LARGE;
-    if n < wanted && !link.near.ended {
+    if n < wanted && !link.near.ended && link.near.broken.is_none() {
         // Edge-triggered: later bytes make a new event, unless the event was the FIN that we know of.
         link.near.readable = false;
         return Turn::Empty;

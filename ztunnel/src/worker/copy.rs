@@ -17,12 +17,11 @@ impl<I: Io> Worker<I> {
         let Some(link) = self.links.get_mut(key) else {
             return;
         };
-        link.near.readable |= event.readable || event.ended;
-        link.near.ended |= event.ended;
         let Some(socket) = &link.near.socket else {
             return;
         };
         if link.phase == Phase::Dial && !link.captured {
+            link.near.announced(event);
             if event.writable || event.error || event.ended {
                 self.app_dialled(key, io);
             }
@@ -31,8 +30,9 @@ impl<I: Io> Worker<I> {
         if event.error
             && let Some(fault) = io.take_error(socket)
         {
-            return self.near_failed(key, &fault, io);
+            return self.near_broken(key, &fault, io);
         }
+        link.near.announced(event);
         if event.writable {
             self.near_writable(key, io);
         }
@@ -60,7 +60,7 @@ impl<I: Io> Worker<I> {
         };
         self.hold(pod, before, after);
         if let Err(fault) = flushed {
-            return self.near_failed(key, &fault, io);
+            return self.near_broken(key, &fault, io);
         }
         match far {
             Some((tunnel, stream)) => self.consumed(tunnel, stream, taken),
@@ -85,7 +85,7 @@ impl<I: Io> Worker<I> {
         let before = link.near.pending.len();
         let taken = match link.near.deliver(io, slices) {
             Ok(taken) => taken,
-            Err(fault) => return self.near_failed(key, &fault, io),
+            Err(fault) => return self.near_broken(key, &fault, io),
         };
         link.count_to_near(taken);
         let (pod, after) = (link.pod, link.near.pending.len());

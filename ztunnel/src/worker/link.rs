@@ -10,7 +10,7 @@ use hbone::proto::StreamId;
 
 use super::api::{Connection, Direction};
 use super::buffers::Pending;
-use super::io::Io;
+use super::io::{Io, Ready};
 use super::slots::Key;
 use super::timers::Alarm;
 use crate::route;
@@ -40,6 +40,8 @@ pub(super) struct Link<S> {
     pub(super) far_ended: bool,
     /// We told the far side of the stream: no more bytes from here.
     pub(super) end_sent: bool,
+    /// Looks at it since it began to end and its other side did not keep up.
+    pub(super) looks: u8,
     /// Stands in its tunnel's list of readers (or the worker's list of relays).
     pub(super) queued: bool,
     /// Its last read was large: the next may be larger.
@@ -100,8 +102,10 @@ pub(super) struct Half<S> {
     pub(super) socket: Option<S>,
     /// May have bytes or an end for us.
     pub(super) readable: bool,
-    /// FIN was announced by an event: a short read is not the last one.
+    /// Its FIN was announced by an event, or read: a short read is not the last one.
     pub(super) ended: bool,
+    /// The socket has failed: nothing is written any more, but what it had sent before is read to its end.
+    pub(super) broken: Option<io::ErrorKind>,
     /// End of file was read.
     pub(super) eof: bool,
     /// Our FIN is sent.
@@ -118,6 +122,7 @@ impl<S> Half<S> {
             socket,
             readable: false,
             ended: false,
+            broken: None,
             eof: false,
             fin_sent: false,
             blocked: false,
@@ -131,6 +136,9 @@ impl<S> Half<S> {
         io: &mut impl Io<Socket = S>,
         slices: &[IoSlice<'_>],
     ) -> io::Result<usize> {
+        if self.broken.is_some() {
+            return Ok(0);
+        }
         let mut taken = 0;
         if let Some(socket) = self
             .socket
@@ -182,7 +190,7 @@ impl<S> Half<S> {
         if let Some(socket) = self
             .socket
             .as_ref()
-            .filter(|_| self.pending.is_empty() && !self.fin_sent)
+            .filter(|_| self.pending.is_empty() && !self.fin_sent && self.broken.is_none())
         {
             io.end(socket);
             self.fin_sent = true;
@@ -191,7 +199,39 @@ impl<S> Half<S> {
 
     /// Both directions have ended and nothing is left to write.
     pub(super) fn is_done(&self) -> bool {
-        self.eof && self.fin_sent
+        self.eof && self.fin_sent && self.broken.is_none()
+    }
+
+    /// Takes a readiness event in.
+    pub(super) fn announced(&mut self, event: Ready) {
+        self.readable |= event.readable || event.ended;
+        // A failed socket looks ended too; whether its FIN had come is known from before.
+        self.ended |= event.ended && self.broken.is_none();
+    }
+
+    /// The socket has failed.
+    pub(super) fn fail(&mut self, fault: &io::Error) {
+        if self.broken.is_none() {
+            self.broken = Some(fault.kind());
+            // What Linux says to a reset that came behind the peer's FIN.
+            self.ended |= fault.kind() == io::ErrorKind::BrokenPipe;
+        }
+        self.readable = true;
+        self.pending = Pending::default();
+    }
+
+    /// There is nothing more to be read. True: the peer has ended in order, which the other side must learn.
+    pub(super) fn at_end(&mut self) -> bool {
+        self.eof = true;
+        // Of a failed socket Linux tells the error once, and then an end that is none.
+        self.ended |= self.broken.is_none();
+        self.ended
+    }
+
+    /// The fault of a failed socket that has nothing more to give to `other`.
+    pub(super) fn lost(&self, other: &Self) -> Option<io::ErrorKind> {
+        let given = self.eof && other.pending.is_empty();
+        self.broken.filter(|_| given || other.broken.is_some())
     }
 }
 
@@ -230,6 +270,7 @@ impl<S> Link<S> {
             queued: false,
             bulk: false,
             retried: false,
+            looks: 0,
             attempts: 0,
             member: 0,
             missing_since: None,

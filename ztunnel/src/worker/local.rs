@@ -2,7 +2,6 @@
 //! go through the same steps as over a tunnel (`outbound`, `inbound`, `judge`); only the stream between them is missing.
 //! Called by `lease`, `copy`, `inbound`, `state`.
 
-use std::io;
 use std::net::SocketAddr;
 
 use hbone::headers::{ConnectResponse, Traceparent};
@@ -11,7 +10,7 @@ use rand::RngExt as _;
 use super::api::{Bytes, Connection, Direction, Notice, Reason, Refused, Security};
 use super::io::Io;
 use super::link::{Far, Half, Link, Phase};
-use super::relay::{Moved, pour};
+use super::relay::pour;
 use super::slots::Key;
 use super::state::Worker;
 use crate::route::{self, Inbound, Refusal};
@@ -237,36 +236,33 @@ impl<I: Io> Worker<I> {
         }
         let before = (caller.near.pending.len(), called.near.pending.len());
         let buffer = &mut self.buffers.rx[..limit];
-        let (out, went) = pour(&mut caller.near, &mut called.near, buffer, io);
+        let went = pour(&mut caller.near, &mut called.near, buffer, io);
         caller.count_from_near(went.read);
         called.count_to_near(went.written);
-        let (back, came) = match out {
-            Ok(_) => pour(&mut called.near, &mut caller.near, buffer, io),
-            Err(_) => (Ok(false), Moved::default()),
-        };
+        let came = pour(&mut called.near, &mut caller.near, buffer, io);
         called.count_from_near(came.read);
         caller.count_to_near(came.written);
         let done = caller.near.is_done() && called.near.is_done();
+        let (near, far) = (&caller.near, &called.near);
+        let by_caller = near.lost(far).map(|kind| (key, kind));
+        let lost = by_caller.or(far.lost(near).map(|kind| (other, kind)));
+        let broken = [near.broken.map(|_| key), far.broken.map(|_| other)];
         let after = (caller.near.pending.len(), called.near.pending.len());
         self.hold(pod, before.0, after.0);
         self.hold(other_pod, before.1, after.1);
-        let failed: Option<(Key, io::Error)> = match (out, back) {
-            (Err((reading, fault)), _) => Some((if reading { key } else { other }, fault)),
-            (_, Err((reading, fault))) => Some((if reading { other } else { key }, fault)),
-            (Ok(out), Ok(back)) => {
-                if out || back {
-                    self.queue_relay(key);
-                }
-                None
-            }
-        };
-        match failed {
-            Some((side, fault)) => self.near_failed(side, &fault, io),
-            None if done => self.end_link(key, Reason::Complete, None, io),
-            None => {
-                self.relieve(pod, io);
-                self.relieve(other_pod, io);
-            }
+        if let Some((side, kind)) = lost {
+            return self.near_failed(side, &kind.into(), io);
         }
+        if done {
+            return self.end_link(key, Reason::Complete, None, io);
+        }
+        if went.more || came.more {
+            self.queue_relay(key);
+        }
+        for broken in broken.into_iter().flatten() {
+            self.look_again(broken);
+        }
+        self.relieve(pod, io);
+        self.relieve(other_pod, io);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! * `api`, `threads`, `listeners`: what control sees. * `shell`: epoll and real sockets behind `io`.
 //! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`, `teardown`: tunnels from dial to close.
-//! * `carrier`, `batch`, `copy`, `relay`: bytes. * `outbound`, `inbound`, `judge`, `facts`: what happens to a link and why.
+//! * `carrier`, `batch`, `copy`, `relay`: bytes. `ending`: ends that take their time. * `outbound`, `inbound`, `judge`, `facts`: what happens to a link and why.
 //! * `share`, `handover`: which worker owns what, and what workers hand each other. `pool`: which tunnel a stream takes. `lease`, `local`: pods of this same node, without TLS.
 //! * `tls`, `tunnel`, `link`, `buffers`, `handshakes`, `slots`, `timers`: plain state and pure parts.
 
@@ -13,6 +13,7 @@ mod batch;
 mod buffers;
 mod carrier;
 mod copy;
+mod ending;
 mod facts;
 mod handover;
 mod handshakes;

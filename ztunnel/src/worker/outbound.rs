@@ -312,7 +312,10 @@ impl<I: Io> Worker<I> {
                 format!("dial {}: timed out", link.destination),
             ),
             Phase::Policy => return self.policy_timeout(key, io),
-            Phase::Copy => return self.judge_link(key, io),
+            Phase::Copy => {
+                self.judge_link(key, io);
+                return self.ending_alarm(key, io);
+            }
             Phase::Tunnel => return,
         };
         self.end_link(key, reason, Some(detail), io);

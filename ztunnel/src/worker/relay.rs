@@ -11,12 +11,6 @@ use super::state::Worker;
 /// Reads per direction and turn.
 const ROUNDS: usize = 2;
 
-/// Which side of a relay a fault belongs to.
-enum Side {
-    Near,
-    Far,
-}
-
 impl<I: Io> Worker<I> {
     /// Readiness of a link's second socket.
     pub(super) fn far_event(&mut self, event: Ready, io: &mut I) {
@@ -27,9 +21,6 @@ impl<I: Io> Worker<I> {
         let Far::Plain(half) = &mut link.far else {
             return;
         };
-        half.readable |= event.readable || event.ended;
-        half.ended |= event.ended;
-        half.blocked &= !event.writable;
         let Some(socket) = &half.socket else { return };
         let dialling = link.phase == Phase::Dial;
         let fault = if event.error || dialling {
@@ -37,6 +28,10 @@ impl<I: Io> Worker<I> {
         } else {
             None
         };
+        if fault.is_none() {
+            half.announced(event);
+            half.blocked &= !event.writable;
+        }
         match fault {
             Some(fault) if dialling => {
                 let reason = match fault.kind() {
@@ -51,7 +46,13 @@ impl<I: Io> Worker<I> {
                 );
                 self.end_link(key, reason, Some(detail), io);
             }
-            Some(fault) => self.relay_failed(key, &Side::Far, &fault, io),
+            Some(fault) => {
+                let (pod, before) = (link.pod, half.pending.len());
+                half.fail(&fault);
+                self.hold(pod, before, 0);
+                self.look_again(key);
+                self.queue_relay(key);
+            }
             None => {
                 if dialling && event.writable {
                     link.phase = Phase::Copy;
@@ -99,49 +100,39 @@ impl<I: Io> Worker<I> {
             return;
         };
         let buffer = &mut self.buffers.rx[..limit];
-        let (out, went) = pour(&mut link.near, far, buffer, io);
-        let (back, came) = match out {
-            Ok(_) => pour(far, &mut link.near, buffer, io),
-            Err(_) => (Ok(false), Moved::default()),
-        };
+        let went = pour(&mut link.near, far, buffer, io);
+        let came = pour(far, &mut link.near, buffer, io);
+        let (near_lost, far_lost) = (link.near.lost(far), far.lost(&link.near));
+        let breaks = link.near.broken.is_some() || far.broken.is_some();
+        let done = link.near.is_done() && far.is_done();
         link.count_from_near(went.read);
         link.count_to_near(came.written);
         let after = link.pending();
         self.hold(pod, before, after);
-        let fault = match (out, back) {
-            (Ok(out), Ok(back)) => {
-                if out || back {
-                    self.queue_relay(key);
-                }
-                None
-            }
-            (Err((from, fault)), _) => Some((if from { Side::Near } else { Side::Far }, fault)),
-            (_, Err((from, fault))) => Some((if from { Side::Far } else { Side::Near }, fault)),
-        };
-        if let Some((side, fault)) = fault {
-            return self.relay_failed(key, &side, &fault, io);
+        // The near socket of a relay is always the captured one: the source's.
+        if let Some(kind) = near_lost {
+            return self.near_failed(key, &kind.into(), io);
         }
-        let Some(link) = self.links.get(key) else {
-            return;
-        };
-        if let Far::Plain(far) = &link.far
-            && link.near.is_done()
-            && far.is_done()
-        {
+        if let Some(kind) = far_lost {
+            return self.far_failed(key, &kind.into(), io);
+        }
+        if done {
             return self.end_link(key, Reason::Complete, None, io);
+        }
+        if went.more || came.more {
+            self.queue_relay(key);
+        }
+        if breaks {
+            self.look_again(key);
         }
         if after > before {
             self.relieve(pod, io);
         }
     }
 
-    fn relay_failed(&mut self, key: Key, side: &Side, fault: &io::Error, io: &mut I) {
-        // The near socket of a relay is always the captured one: the source's.
-        let reason = match side {
-            Side::Near => Reason::SourceReset,
-            Side::Far => Reason::DestinationReset,
-        };
-        self.end_link(key, reason, Some(fault.to_string()), io);
+    /// The second socket of a relay failed.
+    pub(super) fn far_failed(&mut self, key: Key, fault: &io::Error, io: &mut I) {
+        self.end_link(key, Reason::DestinationReset, Some(fault.to_string()), io);
     }
 }
 
@@ -152,49 +143,53 @@ pub(super) struct Moved {
     pub(super) read: usize,
     /// Taken by the writing side.
     pub(super) written: usize,
+    /// There may be more at once.
+    pub(super) more: bool,
 }
 
-/// Moves bytes one way. Says whether there may be more at once; an error says whether it was the reading side's.
+/// Moves bytes one way. A side that fails is marked; what it had sent before can still be poured.
 pub(super) fn pour<I: Io>(
     from: &mut Half<I::Socket>,
     to: &mut Half<I::Socket>,
     buffer: &mut [u8],
     io: &mut I,
-) -> (Result<bool, (bool, io::Error)>, Moved) {
+) -> Moved {
     let mut moved = Moved::default();
-    let result = pour_into(from, to, (buffer, &mut moved), io);
-    (result, moved)
-}
-
-fn pour_into<I: Io>(
-    from: &mut Half<I::Socket>,
-    to: &mut Half<I::Socket>,
-    (buffer, moved): (&mut [u8], &mut Moved),
-    io: &mut I,
-) -> Result<bool, (bool, io::Error)> {
-    let writing = |fault| (false, fault);
     if !to.pending.is_empty() && !to.blocked {
-        moved.written += to.flush(io).map_err(writing)?;
+        match to.flush(io) {
+            Ok(n) => moved.written += n,
+            Err(fault) => to.fail(&fault),
+        }
     }
     for _ in 0..ROUNDS {
-        if !from.readable || from.eof || !to.pending.is_empty() {
+        if !from.readable || from.eof || !to.pending.is_empty() || to.broken.is_some() {
             break;
         }
         let Some(socket) = &from.socket else { break };
         match io.read(socket, buffer) {
-            Ok(0) => from.eof = true,
-            Ok(n) => {
-                from.readable = n == buffer.len() || from.ended;
-                moved.read += n;
-                let slices = [IoSlice::new(&buffer[..n])];
-                moved.written += to.deliver(io, &slices).map_err(writing)?;
+            Ok(0) => {
+                from.at_end();
             }
-            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => from.readable = false,
-            Err(fault) => return Err((true, fault)),
+            Ok(n) => {
+                from.readable = n == buffer.len() || from.ended || from.broken.is_some();
+                moved.read += n;
+                match to.deliver(io, &[IoSlice::new(&buffer[..n])]) {
+                    Ok(n) => moved.written += n,
+                    Err(fault) => to.fail(&fault),
+                }
+            }
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock && from.broken.is_none() => {
+                from.readable = false;
+            }
+            Err(fault) => {
+                from.fail(&fault);
+                from.at_end();
+            }
         }
     }
-    if from.eof {
+    if from.eof && from.ended {
         to.finish(io);
     }
-    Ok(from.readable && !from.eof && to.pending.is_empty())
+    moved.more = from.readable && !from.eof && to.pending.is_empty() && to.broken.is_none();
+    moved
 }

@@ -2,6 +2,7 @@
 //! a connection. No real socket, no real time; every schedule is a seed.
 
 mod cost;
+mod ends;
 mod facts;
 mod held;
 mod hostile;

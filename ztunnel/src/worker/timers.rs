@@ -86,6 +86,11 @@ impl Timers {
 }
 
 impl Alarm {
+    /// When it rings, if ever.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// No deadline any more.
     pub(super) fn clear(&mut self) {
         self.due = None;

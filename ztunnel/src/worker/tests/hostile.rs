@@ -64,6 +64,17 @@ impl Peer {
         opened.is_ok_and(|opened| opened.established)
     }
 
+    /// As [`Peer::say`], while nothing is carried to `full`.
+    pub(super) fn say_slowly(&mut self, pair: &mut Pair, bytes: &[u8], full: Sock) {
+        self.tls.seal(bytes, &mut self.out).unwrap();
+        while !self.out.pending().is_empty() {
+            let taken = pair.write(self.sock, self.out.pending());
+            self.out.sent(taken);
+            pair.settle_except(full);
+        }
+        self.out.clear();
+    }
+
     pub(super) fn say(&mut self, pair: &mut Pair, bytes: &[u8]) {
         self.tls.seal(bytes, &mut self.out).unwrap();
         if !pair.net.borrow().was_reset(self.sock) {

@@ -78,6 +78,8 @@ pub(super) struct Net {
     pub(super) silent: HashSet<SocketAddr>,
     /// Destinations to which there is no way: a dial fails at once.
     pub(super) unreachable: HashSet<SocketAddr>,
+    /// What is written to the test's own sockets arrives at once, as through a veth.
+    pub(super) prompt: bool,
     /// Capacity of each socket's send buffer; 0 = 64 KiB.
     pub(super) send_buffer: usize,
     ports: u16,
@@ -108,6 +110,12 @@ impl Net {
 
     pub(super) fn take_events(&mut self, owner: usize) -> Vec<Ready> {
         self.events.remove(&owner).unwrap_or_default()
+    }
+
+    /// Events that were taken too early come once more, with what came since.
+    pub(super) fn give_events(&mut self, owner: usize, late: Vec<Ready>) {
+        let events = self.events.entry(owner).or_default();
+        events.splice(0..0, late);
     }
 
     /// The next parcel for a worker, whose sockets are its own from now on.
@@ -339,6 +347,10 @@ impl Net {
         end.out.extend(&bytes[..n]);
         end.written += n;
         end.wants_room |= n < bytes.len();
+        let peer = end.peer;
+        if self.prompt && self.ends[peer].owner == TEST {
+            self.carry(sock.0, usize::MAX);
+        }
         if n == 0 && !bytes.is_empty() {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
@@ -348,6 +360,10 @@ impl Net {
 
     pub(super) fn end(&mut self, sock: Sock) {
         self.ends[sock.0].fin_out = true;
+        let peer = self.ends[sock.0].peer;
+        if self.prompt && self.ends[peer].owner == TEST {
+            self.carry(sock.0, usize::MAX);
+        }
     }
 
     pub(super) fn close(&mut self, sock: Sock, reset: bool) {
@@ -377,6 +393,16 @@ impl Net {
                 self.reset_end(end);
             }
         }
+    }
+
+    /// Everything that was ever written here.
+    pub(super) fn written(&self, sock: Sock) -> usize {
+        self.ends[sock.0].written
+    }
+
+    /// What has arrived at the other end and was not read there.
+    pub(super) fn unread_by_peer(&self, sock: Sock) -> usize {
+        self.ends[self.ends[sock.0].peer].inbox.len()
     }
 
     pub(super) fn was_reset(&self, sock: Sock) -> bool {
