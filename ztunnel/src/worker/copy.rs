@@ -130,6 +130,9 @@ impl<I: Io> Worker<I> {
                 link.near.fin_sent = true;
             }
             link.near.finish(io);
+            if matches!(link.far, Far::Finished) && !link.near.eof {
+                self.look_again(key);
+            }
         }
         self.finish_link(key, io);
     }
@@ -150,8 +153,8 @@ impl<I: Io> Worker<I> {
             // It has sent everything and wants nothing more from us: an end, not a failure.
             link.end_sent = true;
             link.far = Far::Finished;
-            link.near.eof = true;
-            return self.far_end_reached(key, io);
+            self.far_end_reached(key, io);
+            return self.queue_reading(key);
         }
         let reason = match (link.phase, link.captured) {
             (Phase::Connect, _) => Reason::TunnelRefused,
@@ -198,8 +201,8 @@ impl<I: Io> Worker<I> {
             }
             Far::Plain(_) => self.queue_relay(key),
             Far::Local { .. } => self.queue_local(key),
-            // Only its end matters now: bytes that nobody will take are read and dropped by `close`.
-            Far::None | Far::Waiting(_) | Far::Leased(_) | Far::Finished => {}
+            Far::Finished => self.queue_relay(key),
+            Far::None | Far::Waiting(_) | Far::Leased(_) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::api::Reason;
 use super::io::Io;
 use super::link::{Far, Phase};
 use super::slots::Key;
@@ -12,6 +13,10 @@ use super::state::Worker;
 const LOOK: Duration = Duration::from_secs(1);
 /// After so many looks a broken socket is given up, whether or not the other side has taken what it had sent.
 const BROKEN_LOOKS: u8 = 5;
+/// After so many looks an application that does not take what was sent to it, and does not end either, is given up.
+const LINGERING_LOOKS: u8 = 30;
+/// Reads of a link per turn whose bytes nobody wants.
+const DISCARDS: usize = 2;
 
 impl<I: Io> Worker<I> {
     /// The near socket broke. What its application had sent before goes its way first, as it does without a proxy: often it
@@ -59,7 +64,7 @@ impl<I: Io> Worker<I> {
             _ => None,
         };
         let Some(kind) = link.near.broken.or(far) else {
-            return;
+            return self.linger(key, io);
         };
         link.looks += 1;
         if link.looks < BROKEN_LOOKS {
@@ -69,5 +74,60 @@ impl<I: Io> Worker<I> {
             Some(_) => self.near_failed(key, &kind.into(), io),
             None => self.far_failed(key, &kind.into(), io),
         }
+    }
+
+    /// The far side has sent everything and takes nothing more, but the application goes on sending: once it has got
+    /// everything it is closed.
+    fn linger(&mut self, key: Key, io: &mut I) {
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        if !matches!(link.far, Far::Finished) || link.near.eof {
+            return;
+        }
+        if !link.near.fin_sent {
+            // It reads at its own pace.
+            return self.look_again(key);
+        }
+        link.looks += 1;
+        let socket = link.near.socket.as_ref();
+        if socket.is_none_or(|socket| io.unacknowledged(socket) == 0) {
+            return self.end_link(key, Reason::Complete, None, io);
+        }
+        if link.looks >= LINGERING_LOOKS {
+            return self.near_failed(key, &io::ErrorKind::TimedOut.into(), io);
+        }
+        self.look_again(key);
+    }
+
+    /// Nobody wants what the application still sends. It is read and dropped: to close a socket with bytes unread, or one
+    /// for which bytes come, makes the kernel drop what it has not sent to the application yet. And an application that
+    /// reads only after its whole request would wait for ever.
+    pub(super) fn discard(&mut self, key: Key, io: &mut I) {
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        if let Some(kind) = link.near.broken {
+            return self.near_failed(key, &kind.into(), io);
+        }
+        let room = &mut self.buffers.rx;
+        for _ in 0..DISCARDS {
+            let may_read = link.near.readable && !link.near.eof;
+            let Some(socket) = link.near.socket.as_ref().filter(|_| may_read) else {
+                break;
+            };
+            match io.read(socket, room) {
+                Ok(0) => {
+                    link.near.at_end();
+                }
+                Ok(n) => link.near.readable = n == room.len() || link.near.ended,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                    link.near.readable = false;
+                }
+                Err(fault) => return self.near_failed(key, &fault, io),
+            }
+        }
+        self.queue_reading(key);
+        self.far_end_reached(key, io);
     }
 }

@@ -88,6 +88,9 @@ impl<I: Io> Worker<I> {
         {
             return self.run_local(key, other, io);
         }
+        if matches!(link.far, Far::Finished) {
+            return self.discard(key, io);
+        }
         if !matches!(link.far, Far::Plain(_)) {
             return;
         }

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use hbone::proto::ErrorCode;
+
 use super::super::api::Reason;
 use super::facts::connected;
+use super::hostile::{Peer, good_start};
 use super::mesh::{ONE_NODE, Pair, TWO_NODES};
 use super::sim::Sock;
 
@@ -142,4 +145,87 @@ fn a_reset_waits_some_seconds_for_a_side_that_does_not_take_what_was_said_before
             assert_eq!(worker.held, 0);
         }
     }
+}
+
+/// The server's application, and a peer that has sent it `payload`, the end, and then that it takes no more.
+fn taken_leave_of(payload: usize) -> (Pair, Peer, Sock) {
+    let mut pair = Pair::started(5, |_| {});
+    pair.net.borrow_mut().send_buffer = 16 << 10;
+    let mut peer = Peer::connect(&mut pair);
+    let (mut h2, start) = good_start(1);
+    peer.say(&mut pair, &start);
+    let app = pair.accept().expect("the application was dialled");
+    // The application sends and does not read meanwhile.
+    pair.write(app, &[9; 200_000]);
+    pair.settle_except(app);
+    for part in vec![7; payload].chunks(8000) {
+        let mut data = vec![0, (part.len() >> 8) as u8, part.len() as u8, 0, 0];
+        data.extend([0, 0, 0, 1]);
+        data.extend_from_slice(part);
+        peer.say_slowly(&mut pair, &data, app);
+    }
+    let end = [0, 0, 0, 0, 1, 0, 0, 0, 1];
+    let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+    h2.output().clear();
+    assert_eq!(ErrorCode::CANCEL.0, 8);
+    peer.say_slowly(&mut pair, &[&end[..], &reset].concat(), app);
+    (pair, peer, app)
+}
+
+#[test]
+fn an_application_that_reads_only_after_its_own_upload_gets_all_of_a_stream_that_was_taken_leave_of()
+ {
+    let (mut pair, _peer, app) = taken_leave_of(40_000);
+    // The rest of its upload is taken although nobody wants it.
+    let mut left: usize = 300_000;
+    for _ in 0..1000 {
+        left -= pair.write(app, &[9; 8000][..left.min(8000)]);
+        pair.settle_except(app);
+    }
+    assert_eq!(left, 0, "the application still waits to be read");
+    let mut came = 0;
+    let mut ended = false;
+    for _ in 0..100 {
+        let (bytes, end) = pair.read(app);
+        came += bytes.len();
+        ended |= end;
+        pair.settle();
+    }
+    assert_eq!((came, ended), (40_000, true));
+    pair.net.borrow_mut().close(app, false);
+    pair.settle();
+    assert_eq!(links(&pair), 0);
+    assert_eq!(pair.reasons(), [Reason::Complete]);
+}
+
+#[test]
+fn an_application_that_never_stops_sending_is_closed_once_it_has_all_that_was_sent_to_it() {
+    let (mut pair, _peer, app) = taken_leave_of(40_000);
+    let mut came = 0;
+    for _ in 0..60 {
+        pair.pass(SECOND / 2);
+        pair.settle();
+        pair.write(app, &[9; 3000]);
+        let mut buffer = [0; 1000];
+        let read = pair.net.borrow_mut().read(app, &mut buffer);
+        came += read.unwrap_or(0);
+    }
+    // Nothing was cut while it read slowly, but in the end nobody waits for it.
+    let (rest, _) = pair.read(app);
+    assert_eq!(came + rest.len(), 40_000);
+    pair.pass(2 * SECOND);
+    pair.settle();
+    assert_eq!(links(&pair), 0);
+    assert_eq!(pair.reasons(), [Reason::Complete]);
+}
+
+#[test]
+fn an_application_that_neither_reads_nor_ends_is_given_up() {
+    let (mut pair, _peer, app) = taken_leave_of(10_000);
+    // What fits into its buffers is there; the end behind it is not read, which no one can see.
+    for _ in 0..40 {
+        pair.pass(SECOND);
+        pair.settle_except(app);
+    }
+    assert_eq!(links(&pair), 0);
 }
