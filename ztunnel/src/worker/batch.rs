@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 
-use hbone::proto::DATA_HEADER;
+use hbone::proto::{Connection, DATA_HEADER, StreamId};
 
 use super::buffers::Buffers;
 use super::io::Io;
@@ -105,12 +105,17 @@ fn read_stream<I: Io>(
     };
     let (stream, credit) = (*stream, h2.credit(*stream));
     let frame = FRAME.min(h2.max_payload());
-    if credit == 0 {
-        return Turn::Empty;
-    }
     let Some(socket) = &link.near.socket else {
         return Turn::Empty;
     };
+    if credit == 0 {
+        // Neither an end nor a reset needs credit.
+        let may_be_over = link.near.ended || link.near.broken.is_some();
+        return match may_be_over && io.is_at_end(socket) {
+            true => end_stream(h2, stream, link),
+            false => Turn::Empty,
+        };
+    }
     let frames = if link.bulk { BURST } else { 1 };
     let start = buffers.batch_room();
     let room = &mut buffers.batch.room(start)[..start];
@@ -123,14 +128,7 @@ fn read_stream<I: Io>(
         Err(fault) => return Turn::Failed(fault),
     };
     if n == 0 {
-        if link.near.at_end() {
-            link.end_sent = true;
-            h2.end(stream);
-        }
-        return match link.near.broken {
-            Some(kind) => Turn::Failed(kind.into()),
-            None => Turn::Ended,
-        };
+        return end_stream(h2, stream, link);
     }
     let mut left = n;
     let mut at = 0;
@@ -149,6 +147,18 @@ fn read_stream<I: Io>(
         return Turn::Empty;
     }
     Turn::More
+}
+
+/// The application sends nothing more.
+fn end_stream<S>(h2: &mut Connection, stream: StreamId, link: &mut Link<S>) -> Turn {
+    if link.near.at_end() {
+        link.end_sent = true;
+        h2.end(stream);
+    }
+    match link.near.broken {
+        Some(kind) => Turn::Failed(kind.into()),
+        None => Turn::Ended,
+    }
 }
 
 /// One read into the payload places of up to `frames` frames of `frame` bytes. Returns bytes read and bytes asked for.

@@ -389,6 +389,10 @@ impl Io for Sockets {
         let _ = socket.shutdown(Shutdown::Write);
     }
 
+    fn is_at_end(&mut self, socket: &TcpStream) -> bool {
+        matches!(socket.peek(&mut [0]), Ok(0))
+    }
+
     fn unacknowledged(&mut self, socket: &TcpStream) -> usize {
         // It fails only for a descriptor that is no TCP socket.
         socket::unacknowledged(socket).unwrap_or(0)

@@ -8,7 +8,7 @@ use hbone::proto::ErrorCode;
 use super::super::api::Reason;
 use super::facts::connected;
 use super::hostile::{Peer, good_start};
-use super::mesh::{ONE_NODE, Pair, TWO_NODES};
+use super::mesh::{CLIENT, ONE_NODE, Pair, SERVER, TWO_NODES};
 use super::sim::Sock;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -228,4 +228,75 @@ fn an_application_that_neither_reads_nor_ends_is_given_up() {
         pair.settle_except(app);
     }
     assert_eq!(links(&pair), 0);
+}
+
+fn small_window() -> (Pair, Sock, Sock) {
+    let mut pair = Pair::started(1, |settings| settings.stream_window = 16 << 10);
+    pair.net.borrow_mut().send_buffer = 8 << 10;
+    let (client, server) = connected(&mut pair);
+    (pair, client, server)
+}
+
+/// A connection whose server application reads nothing, and whose stream has no credit left.
+fn without_credit() -> (Pair, Sock, Sock) {
+    let (mut pair, client, server) = small_window();
+    loop {
+        let n = pair.write(client, &[7; 4096]);
+        pair.settle_except(server);
+        if n < 4096 || pair.net.borrow().unread_by_peer(client) > 0 {
+            return (pair, client, server);
+        }
+    }
+}
+
+/// Whether the server's proxy knows that the client sends no more.
+fn far_ended(pair: &Pair) -> bool {
+    let links = &pair.workers[SERVER].links;
+    links
+        .keys(|_| true)
+        .iter()
+        .all(|key| links.get(*key).is_some_and(|link| link.far_ended))
+}
+
+/// As [`without_credit`], with nothing behind the last byte that had credit.
+fn used_up() -> (Pair, Sock, Sock) {
+    let (pair, client, _) = without_credit();
+    let written = pair.net.borrow().written(client) - 4;
+    let total = written - pair.net.borrow().unread_by_peer(client);
+    let (mut pair, client, server) = small_window();
+    for part in vec![7; total].chunks(4096) {
+        assert_eq!(pair.write(client, part), part.len());
+        pair.settle_except(server);
+    }
+    assert_eq!(pair.net.borrow().unread_by_peer(client), 0);
+    (pair, client, server)
+}
+
+#[test]
+fn an_end_needs_no_credit() {
+    let (mut pair, client, server) = used_up();
+    pair.net.borrow_mut().end(client);
+    pair.settle_except(server);
+    assert!(far_ended(&pair), "the end waits for credit");
+}
+
+#[test]
+fn a_reset_needs_no_credit() {
+    let (mut pair, client, server) = used_up();
+    pair.net.borrow_mut().close(client, true);
+    pair.settle_except(server);
+    assert!(pair.net.borrow().was_reset(server));
+}
+
+#[test]
+fn a_reset_behind_bytes_without_credit_is_told_after_some_seconds() {
+    let (mut pair, client, server) = without_credit();
+    pair.net.borrow_mut().close(client, true);
+    for _ in 0..6 {
+        pair.pass(SECOND);
+        pair.settle_except(server);
+    }
+    assert!(pair.net.borrow().was_reset(server));
+    assert_eq!(links(&pair), 0);
+    assert_eq!(pair.workers[CLIENT].held + pair.workers[SERVER].held, 0);
 }

@@ -575,6 +575,14 @@ impl Io for SimIo {
         self.call(|net| net.end(*socket));
     }
 
+    fn is_at_end(&mut self, socket: &Sock) -> bool {
+        self.call(|net| {
+            let end = &net.ends[socket.0];
+            let told = end.fin_in || (end.reset && end.error.is_none());
+            end.inbox.is_empty() && told
+        })
+    }
+
     fn unacknowledged(&mut self, socket: &Sock) -> usize {
         self.call(|net| {
             let end = &net.ends[socket.0];
