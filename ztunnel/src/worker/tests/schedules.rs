@@ -1,13 +1,17 @@
 //! Random schedules: many connections through two workers back to back, both directions at once, with random chunk
-//! sizes, half-closes, resets and slow readers. Orderly ones lose nothing; of reset ones a prefix arrives, and a reset.
+//! sizes, half-closes, resets and slow readers, while tunnels retire. Orderly ones lose nothing; of reset ones a prefix
+//! arrives, and a reset.
+
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::super::tunnel::Tunnel;
 use super::mesh::{ONE_NODE, ONE_NODE_TWO_WORKERS, Pair, Place, TWO_NODES};
 use super::sim::Sock;
 
-/// One application's end of a connection.
+/// One application's end of a connection. Callers tell their number with the first bytes.
 struct App {
     sock: Sock,
     to_send: Vec<u8>,
@@ -24,16 +28,26 @@ struct App {
 }
 
 impl App {
-    fn new(sock: Sock, stream: u64, rng: &mut SmallRng) -> Self {
+    /// `by_number`: its first bytes say which call it is.
+    fn new(sock: Sock, (stream, by_number): (u16, bool), rng: &mut SmallRng) -> Self {
         let len = match rng.random_range(0..4) {
             0 => 0,
             1 => rng.random_range(1..200),
             2 => rng.random_range(1..50_000),
             _ => rng.random_range(1..400_000),
         };
-        let to_send: Vec<u8> = (0..len as u64)
-            .map(|i| (i.wrapping_mul(stream * 2 + 7) >> 3) as u8)
+        let byte = |i: u64| (i.wrapping_mul(u64::from(stream) * 2 + 7) >> 3) as u8;
+        let number = if by_number {
+            &stream.to_le_bytes()[..]
+        } else {
+            &[]
+        };
+        let to_send: Vec<u8> = number
+            .iter()
+            .copied()
+            .chain((0..len as u64).map(byte))
             .collect();
+        let len = to_send.len();
         let reset_after = rng.random_bool(0.15).then(|| rng.random_range(0..=len));
         Self {
             sock,
@@ -103,10 +117,27 @@ impl App {
     }
 }
 
-/// One connection: the caller and, once it is accepted, the application. Told apart by a first byte per connection.
-struct Call {
-    client: App,
-    server: Option<App>,
+impl App {
+    /// Which call the bytes that came here belong to.
+    fn call(&self) -> Option<usize> {
+        let number = self.got.first_chunk()?;
+        Some(u16::from_le_bytes(*number).into())
+    }
+}
+
+/// What the applications of all calls answer.
+const ANSWER: u16 = 1000;
+
+/// Retires the tunnels of one worker: a client's as too old, a server's as in a drain.
+fn retire(pair: &mut Pair, index: usize) {
+    let worker = &mut pair.workers[index];
+    for key in worker.tunnels.keys(|_| true) {
+        match worker.tunnels.get(key).is_some_and(Tunnel::is_client) {
+            true => worker.peer_goes_away(key),
+            false => worker.drain_tunnel(key),
+        }
+    }
+    pair.pass(Duration::ZERO);
 }
 
 fn run(seed: u64, places: &'static [Place], plain: bool) {
@@ -120,7 +151,9 @@ fn run(seed: u64, places: &'static [Place], plain: bool) {
         settings.streams_per_tunnel = streams;
     });
     pair.net.borrow_mut().send_buffer = 1 << rng.random_range(12..19);
-    let mut calls: Vec<Call> = Vec::new();
+    let mut calls: Vec<App> = Vec::new();
+    let mut servers: Vec<App> = Vec::new();
+    let mut retirements = rng.random_range(0..6);
     let wanted = rng.random_range(1..20);
     let mut still = 0;
     // Slow readers look only now and then: it is over when nothing has moved for a long while.
@@ -132,10 +165,7 @@ fn run(seed: u64, places: &'static [Place], plain: bool) {
             } else {
                 pair.call_server()
             };
-            calls.push(Call {
-                client: App::new(sock, calls.len() as u64, &mut rng),
-                server: None,
-            });
+            calls.push(App::new(sock, (calls.len() as u16, true), &mut rng));
             moved = true;
         }
         moved |= pair.net.borrow_mut().shake(&mut rng);
@@ -144,23 +174,16 @@ fn run(seed: u64, places: &'static [Place], plain: bool) {
                 moved |= pair.step(index);
             }
         }
-        while let Some(sock) = pair.accept() {
-            // The worker dials in the order of admission, which is not the order of the calls: match later by content.
-            let free = calls
-                .iter()
-                .position(|call| call.server.is_none())
-                .expect("no more dials than calls");
-            let mut server = App::new(sock, 1000, &mut rng);
-            server.to_send = (0..server.to_send.len())
-                .map(|i| ((i * 13) >> 2) as u8)
-                .collect();
-            calls[free].server = Some(server);
+        if retirements > 0 && rng.random_bool(0.02) {
+            retirements -= 1;
+            let index = rng.random_range(0..pair.workers.len());
+            retire(&mut pair, index);
         }
-        for call in &mut calls {
-            moved |= call.client.act(&mut pair, &mut rng);
-            if let Some(server) = &mut call.server {
-                moved |= server.act(&mut pair, &mut rng);
-            }
+        while let Some(sock) = pair.accept() {
+            servers.push(App::new(sock, (ANSWER, false), &mut rng));
+        }
+        for app in calls.iter_mut().chain(&mut servers) {
+            moved |= app.act(&mut pair, &mut rng);
         }
         let waiting = (0..pair.workers.len()).any(|index| pair.net.borrow().has_events(index));
         still = if moved || waiting || calls.len() < wanted {
@@ -169,69 +192,60 @@ fn run(seed: u64, places: &'static [Place], plain: bool) {
             still + 1
         };
     }
-    judge(seed, &pair, &calls);
+    judge(seed, &calls, &servers);
+    judge_leaks(seed, &pair);
 }
 
 /// Orderly: every byte. Reset: a prefix, and the other side learns of the reset unless it was done already.
-fn judge(seed: u64, pair: &Pair, calls: &[Call]) {
-    let servers: Vec<&App> = calls
-        .iter()
-        .filter_map(|call| call.server.as_ref())
-        .collect();
-    let resets = calls.iter().any(|call| call.client.reset_after.is_some())
-        || servers.iter().any(|server| server.reset_after.is_some());
-    for (index, call) in calls.iter().enumerate() {
-        let app = &call.client;
-        assert!(
-            app.gone,
-            "seed {seed}: caller {index} hangs: sent {} of {}",
-            app.sent,
-            app.to_send.len()
-        );
-        let expected = |i: usize| ((i * 13) >> 2) as u8;
-        assert!(
-            app.got.iter().enumerate().all(|(i, b)| *b == expected(i)),
-            "seed {seed}: caller {index} altered"
-        );
-        if app.saw_end {
-            let whole = servers
-                .iter()
-                .any(|server| server.to_send.len() == app.got.len() && server.ended);
-            assert!(
-                whole,
-                "seed {seed}: caller {index} saw an end after {} bytes",
-                app.got.len()
-            );
-        }
-    }
+fn judge(seed: u64, calls: &[App], servers: &[App]) {
+    let mut answered: Vec<Option<&App>> = vec![None; calls.len()];
+    let mut unknown = 0;
     for (index, app) in servers.iter().enumerate() {
+        let place = format!("seed {seed}: application {index}");
+        let of = app.to_send.len();
+        assert!(app.gone, "{place} hangs: sent {} of {of}", app.sent);
+        let Some(number) = app.call() else {
+            assert!(!app.saw_end, "{place} saw an end too early");
+            unknown += usize::from(app.reset_after.is_some());
+            continue;
+        };
+        let call = &calls[number];
         assert!(
-            app.gone,
-            "seed {seed}: application {index} hangs: sent {} of {}",
-            app.sent,
-            app.to_send.len()
+            call.to_send.starts_with(&app.got),
+            "{place} got altered bytes"
         );
-        let prefix = calls
-            .iter()
-            .any(|call| call.client.to_send.starts_with(&app.got));
-        assert!(prefix, "seed {seed}: application {index} got altered bytes");
-        if app.saw_end {
-            let whole = calls
-                .iter()
-                .any(|call| call.client.to_send == app.got && call.client.ended);
-            assert!(
-                whole,
-                "seed {seed}: application {index} saw an end too early"
-            );
+        let early = app.saw_end && (app.got != call.to_send || !call.ended);
+        assert!(!early, "{place} saw an end too early");
+        let twice = answered[number].replace(app).is_some();
+        assert!(!twice, "{place}: call {number} came twice");
+    }
+    let mut unanswered = 0;
+    for (index, (app, server)) in calls.iter().zip(&answered).enumerate() {
+        let place = format!("seed {seed}: caller {index}");
+        let of = app.to_send.len();
+        assert!(app.gone, "{place} hangs: sent {} of {of}", app.sent);
+        let Some(server) = server else {
+            unanswered += usize::from(app.reset_after.is_none());
+            continue;
+        };
+        assert!(server.to_send.starts_with(&app.got), "{place} altered");
+        let (got, of) = (app.got.len(), server.to_send.len());
+        let early = app.saw_end && (got != of || !server.ended);
+        assert!(!early, "{place} saw an end after {got} of {of} bytes");
+        if app.reset_after.is_none() && server.reset_after.is_none() {
+            let whole = app.saw_end && server.saw_end;
+            assert!(whole, "{place}: an orderly connection was reset");
         }
     }
-    if !resets {
-        assert!(
-            calls.iter().all(|call| call.client.saw_end),
-            "seed {seed}: an orderly connection was reset"
-        );
-        assert_eq!(servers.len(), calls.len(), "seed {seed}");
-    }
+    // Where the caller did not reset and its number did not arrive, an application reset before it read that.
+    assert!(
+        unanswered <= unknown,
+        "seed {seed}: orderly connections were reset"
+    );
+}
+
+/// Nothing is left behind.
+fn judge_leaks(seed: u64, pair: &Pair) {
     let mut known = 0;
     let mut open = 0;
     for (index, worker) in pair.workers.iter().enumerate() {
