@@ -3,15 +3,24 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use hbone::headers::ConnectRequest;
+use hbone::proto::Config;
+use hbone::tokio::client;
+use identity::handshake;
 use nix::sys::signal::Signal;
 use testkit::echo;
 use testkit::mesh::{LIMIT, Mesh};
 use testkit::topology::Namespace;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::LocalSet;
 
 /// Calls per way: what lies in one look at the sockets and what in two is the scheduler's choice.
 const CALLS: usize = 20;
+/// Of a certificate.
+const LIFE: Duration = Duration::from_secs(3600);
 
 /// An application that answers after the first byte and closes with the rest unread, which its kernel makes a reset.
 fn answer_early(server: &Namespace, to: SocketAddr, answer: &'static [u8]) -> Result<()> {
@@ -114,5 +123,61 @@ fn an_upload_over_a_slow_link_arrives_although_its_tunnel_drains() -> Result<()>
     stream.shutdown(Shutdown::Write)?;
     let arrived = sink.join().expect("the application does not panic")?;
     assert_eq!(arrived, UPLOAD);
+    Ok(())
+}
+
+/// Sends `upload` bytes before it reads anything, then reads to the end.
+fn talks_first(
+    server: &Namespace,
+    to: SocketAddr,
+    upload: usize,
+) -> Result<JoinHandle<Result<usize>>> {
+    let listener = server.listen(to)?;
+    Ok(thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        stream.write_all(&vec![7; upload]).context("write")?;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).context("read")?;
+        Ok(all.len())
+    }))
+}
+
+#[test]
+fn what_a_peer_sent_before_it_took_leave_of_its_stream_arrives() -> Result<()> {
+    const SENT: usize = 1 << 20;
+    const UPLOAD: usize = 8 << 20;
+    testkit::root_or_skip!();
+    let mesh = Mesh::start(1)?;
+    let server = mesh.pod(0, "server", "server")?;
+    // Without a ztunnel of its own: it speaks for itself, as a waypoint does.
+    let peer = mesh.bare_pod(0, "peer", "peer")?;
+    mesh.publish(&peer.workload);
+    mesh.settle()?;
+    let application = talks_first(&server.net.ns, server.at(8080), UPLOAD)?;
+    let certificate = mesh.ca.issue(&mesh.ca.identity("app", "peer"), LIFE);
+    let accepted = [mesh.ca.identity("app", "server")];
+    let carrier = echo::connect(&peer.net.ns, server.at(15008))?;
+    carrier.set_nonblocking(true)?;
+    let request = ConnectRequest::new(server.at(8080).to_string().parse()?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let arrived = LocalSet::new().block_on(&runtime, async {
+        let carrier = tokio::net::TcpStream::from_std(carrier)?;
+        let (carrier, _) = handshake::connect(carrier, &certificate, &accepted, LIMIT).await?;
+        let (handle, driver) = client::connect(carrier, Config::client());
+        tokio::task::spawn_local(driver);
+        let (mut stream, _) = handle.open(&request).await?;
+        stream.write_all(&vec![7; SENT]).await?;
+        stream.shutdown().await?;
+        // END_STREAM is said, and now CANCEL: it does not want the answer.
+        drop(stream);
+        tokio::task::spawn_blocking(move || application.join())
+            .await?
+            .expect("no panic")
+    })?;
+    assert_eq!(arrived, SENT);
     Ok(())
 }
