@@ -114,3 +114,37 @@ fn a_peer_that_never_closes_a_retired_tunnel_holds_it_for_some_seconds() {
     assert!(pair.workers[SERVER].is_drained());
     assert!(pair.notices.len() < 3, "{:?}", pair.notices);
 }
+
+#[test]
+fn a_retired_tunnel_stays_while_a_slow_network_takes_what_it_has_sent() {
+    let mut pair = Pair::started(1, |_| {});
+    pair.net.borrow_mut().send_buffer = 1 << 20;
+    let (client, server) = connected(&mut pair);
+    pair.net.borrow_mut().end(server);
+    pair.settle();
+    drain(&mut pair);
+    pair.pass(Duration::ZERO);
+    pair.settle();
+    assert_eq!(pair.write(client, &[7; 200_000]), 200_000);
+    pair.net.borrow_mut().end(client);
+    pair.net.borrow_mut().carry(client.0, usize::MAX);
+    // Three seconds for each 20,000 bytes: half a minute for all of it.
+    let (mut came, mut ended) = (0, false);
+    for _ in 0..18 {
+        for index in [CLIENT, SERVER, CLIENT, SERVER] {
+            pair.step(index);
+        }
+        let count = pair.net.borrow().len();
+        for from in 0..count {
+            pair.net.borrow_mut().carry(from, 20_000);
+        }
+        let (bytes, end) = pair.read(server);
+        came += bytes.len();
+        ended |= end;
+        pair.pass(3 * SECOND);
+    }
+    assert_eq!((came, ended), (200_000, true));
+    pair.settle();
+    let tunnels: usize = pair.workers.iter().map(|one| one.tunnels.len()).sum();
+    assert_eq!(tunnels, 0);
+}
