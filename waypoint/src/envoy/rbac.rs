@@ -212,36 +212,107 @@ fn template(at: &At<'_>, extension: TypedExtensionConfig) -> Converted<Regex> {
     })
 }
 
-/// `{*}` or `*` is one path segment, `{**}` or `**` any rest; named variables keep their pattern.
+/// `*`, `{*}` and `{name}` are one path segment, `**` and `{**}` any rest. At most one operator opens a segment; what
+/// stands behind it is literal, in the last segment only. Anything else is none: read as less, it would match more.
 fn template_regex(template: &str) -> Option<Regex> {
     let mut out = String::from("^");
-    let mut rest = template.strip_prefix('/')?;
-    loop {
-        let (segment, more) = rest
+    let mut rest = Some(template.strip_prefix('/')?);
+    let mut ended = false;
+    while let Some(text) = rest {
+        let (segment, more) = text
             .split_once('/')
-            .map_or((rest, None), |(first, more)| (first, Some(more)));
+            .map_or((text, None), |(first, more)| (first, Some(more)));
         out.push('/');
-        let inner = segment.strip_prefix('{').and_then(|s| s.split_once('}'));
-        match (segment, inner) {
-            ("*", _) => out.push_str("[^/]+"),
-            ("**", _) => out.push_str(".*"),
-            (_, Some((pattern, suffix))) => {
-                let pattern = pattern
-                    .split_once('=')
-                    .map_or(pattern, |(_, pattern)| pattern);
-                out.push_str(if pattern == "**" { ".*" } else { "[^/]+" });
-                out.push_str(&regex::escape(suffix));
+        let (operator, literal) = operator(segment)?;
+        if let Some(operator) = operator {
+            // Nothing that varies follows "any rest", as in Envoy.
+            if ended || (!literal.is_empty() && more.is_some()) {
+                return None;
             }
-            (literal, None) if !literal.contains(['*', '{', '}']) => {
-                out.push_str(&regex::escape(literal))
-            }
-            _ => return None,
+            ended = operator == ANY_REST;
+            out.push_str(operator);
         }
-        match more {
-            Some(more) => rest = more,
-            None => break,
+        if literal.contains(['*', '{', '}']) {
+            return None;
         }
+        out.push_str(&regex::escape(literal));
+        rest = more;
     }
     out.push('$');
     Regex::new(&out).ok()
+}
+
+const ANY_REST: &str = ".*";
+const ONE_SEGMENT: &str = "[^/]+";
+
+/// The operator at the beginning of a segment, as a regular expression, and what follows it.
+fn operator(segment: &str) -> Option<(Option<&'static str>, &str)> {
+    if let Some(suffix) = segment.strip_prefix("**") {
+        return Some((Some(ANY_REST), suffix));
+    }
+    if let Some(suffix) = segment.strip_prefix('*') {
+        return Some((Some(ONE_SEGMENT), suffix));
+    }
+    let Some(variable) = segment.strip_prefix('{') else {
+        return Some((None, segment));
+    };
+    let (variable, suffix) = variable.split_once('}')?;
+    let operator = match variable.split_once('=') {
+        Some((_, "**")) => ANY_REST,
+        Some((_, "*")) => ONE_SEGMENT,
+        Some(_) => return None,
+        None if variable == "**" => ANY_REST,
+        None if variable == "*" => ONE_SEGMENT,
+        None if variable.is_empty() || variable.contains('*') => return None,
+        None => ONE_SEGMENT,
+    };
+    Some((Some(operator), suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_matches_what_it_says_and_no_more() {
+        let cases: [(&str, &str, bool); 12] = [
+            ("/a/*/b", "/a/x/b", true),
+            ("/a/*/b", "/a/x/y/b", false),
+            ("/a/{*}", "/a/x", true),
+            ("/a/{id}", "/a/x", true),
+            ("/a/{id=*}", "/a/x/y", false),
+            ("/a/{rest=**}", "/a/x/y", true),
+            ("/a/**", "/a/", true),
+            ("/a/**.txt", "/a/b/c.txt", true),
+            ("/a/*.txt", "/a/b.md", false),
+            ("/a/{x}.txt", "/a/b.txt", true),
+            ("/a.b", "/aXb", false),
+            ("/a/", "/a/", true),
+        ];
+        for (template, path, want) in cases {
+            let regex = template_regex(template).expect(template);
+            assert_eq!(regex.is_match(path), want, "{template} {path}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_cannot_be_carried_out_is_no_template() {
+        for template in [
+            "a",
+            "/a/{x=admin}",
+            "/a/{x=*/b}",
+            "/a/{x=}",
+            "/a/{x",
+            "/a/x}",
+            "/a*",
+            "/a/{x}{y}",
+            "/a/{x}*",
+            "/a/**/b/*",
+            "/a/**/b/{x}",
+            "/a/{x=**}/*",
+            "/**/**",
+        ] {
+            assert!(template_regex(template).is_none(), "{template}");
+        }
+    }
 }
