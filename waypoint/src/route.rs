@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::format::{Facts, Format};
+use crate::format::Format;
 use crate::model::route::{
     Changes, Forward, PathMatch, PathRewrite, QueryTest, Redirect, Route, RouteMatch, RouteTable,
     SetMode, WeightedTarget,
@@ -149,8 +149,8 @@ pub fn rewrite(rewrite: &PathRewrite, matched: &PathMatch, target: &str) -> Stri
             PathMatch::Prefix(old, _) | PathMatch::Separated(old, _) => {
                 format!("{prefix}{}", path.get(old.len()..).unwrap_or_default())
             }
-            PathMatch::Exact(..) => prefix.clone(),
-            PathMatch::Regex(_) => path.to_owned(),
+            // A regular expression matches the whole path too.
+            PathMatch::Exact(..) | PathMatch::Regex(_) => prefix.clone(),
         }),
     };
     format!("{new}{rest}")
@@ -225,9 +225,4 @@ pub fn change_headers(
             }
         }
     }
-}
-
-/// Writes a format with these facts; nothing stands for what is absent.
-pub fn write(format: &Format, facts: &dyn Facts) -> String {
-    format.write(facts, "")
 }

@@ -232,6 +232,10 @@ fn rewrites_keep_the_query() {
     for (change, target, want) in cases {
         assert_eq!(rewrite(change, &separated, target), want, "{target}");
     }
+    // A regular expression matches the whole path, so that is what a prefix rewrite replaces.
+    let whole = PathMatch::Regex(regex::Regex::new("^(?:/v[0-9]/.*)$").unwrap());
+    let prefix = PathRewrite::Prefix("/new".into());
+    assert_eq!(rewrite(&prefix, &whole, "/v1/x?y"), "/new?y");
 }
 
 #[test]
