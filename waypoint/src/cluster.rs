@@ -249,12 +249,7 @@ impl Live {
         if sum == hosts.len() as u64 {
             return hosts.get((turn % sum) as usize).copied();
         }
-        // A stride that shares no factor with the sum spreads heavy endpoints over the round.
-        let stride = (1..sum)
-            .rev()
-            .find(|n| gcd(*n, sum) == 1 && n * 100 < sum * 62)
-            .unwrap_or(1);
-        let mut at = (turn % sum) * stride % sum;
+        let mut at = (u128::from(turn) * u128::from(stride(sum)) % u128::from(sum)) as u64;
         hosts.iter().copied().find(|host| {
             let weight = u64::from(host.endpoint.weight);
             let here = at < weight;
@@ -320,6 +315,13 @@ impl Live {
             .count();
         ejected == 0 || (ejected + 1) * 100 <= self.hosts.len() * outlier.max_percent as usize
     }
+}
+
+/// A stride that shares no factor with the sum spreads heavy endpoints over the round. The next such number is never
+/// far, so that this takes few steps for a sum of any size.
+fn stride(sum: u64) -> u64 {
+    let below = u64::try_from(u128::from(sum) * 62 / 100).unwrap_or(u64::MAX);
+    (1..=below).rev().find(|n| gcd(*n, sum) == 1).unwrap_or(1)
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -74,6 +74,20 @@ fn round_robin_keeps_weights_exactly() {
 }
 
 #[test]
+fn round_robin_takes_weights_of_any_size() {
+    let weights = [u32::MAX, u32::MAX, u32::MAX / 2, 1];
+    let hosts = weights.into_iter().enumerate();
+    let hosts = hosts.map(|(n, weight)| endpoint(n as u8, weight, 0, Health::Healthy));
+    let live = live(cluster(Balance::RoundRobin), hosts.collect());
+    // As if it had been in use for long.
+    live.counters.turn.store(usize::MAX - 5000, Relaxed);
+    let counts = counts(&live, 10_000);
+    assert!((3900..=4100).contains(&counts[0]), "{counts:?}");
+    assert!((3900..=4100).contains(&counts[1]), "{counts:?}");
+    assert!((1900..=2100).contains(&counts[2]), "{counts:?}");
+}
+
+#[test]
 fn the_less_busy_of_two_is_taken() {
     let live = live(
         cluster(Balance::LeastRequest(2)),
