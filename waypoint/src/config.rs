@@ -70,33 +70,48 @@ impl Config {
                 }
             }
         }
+        self.ask(&mut state);
         self.snapshot.store(Arc::new(state.snapshot().clone()));
         self.changed.send_replace(state.snapshot().generation);
-        self.ask(&state);
         rejected
     }
 
-    fn ask(&self, state: &State) {
+    /// Asks for what is wanted now, and forgets what no longer is: its removal will not be told.
+    fn ask(&self, state: &mut State) {
         let Some(handle) = self.handle.get() else {
             return;
         };
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let Asked { endpoints, routes } = &mut *asked;
-        change(handle, types::ENDPOINT, endpoints, state.wanted_endpoints());
-        change(handle, types::ROUTE, routes, state.wanted_routes());
+        let wanted = [
+            (types::ENDPOINT, endpoints, state.wanted_endpoints()),
+            (types::ROUTE, routes, state.wanted_routes()),
+        ];
+        for (type_url, asked, wanted) in wanted {
+            for name in change(handle, type_url, asked, wanted) {
+                state.remove(type_url, &name);
+            }
+        }
     }
 }
 
-fn change(handle: &Handle, type_url: &str, asked: &mut BTreeSet<String>, wanted: BTreeSet<String>) {
+/// Subscribes and unsubscribes; yields what is no longer asked for.
+fn change(
+    handle: &Handle,
+    type_url: &str,
+    asked: &mut BTreeSet<String>,
+    wanted: BTreeSet<String>,
+) -> Vec<String> {
     let more: Vec<String> = wanted.difference(asked).cloned().collect();
     let fewer: Vec<String> = asked.difference(&wanted).cloned().collect();
     if !more.is_empty() {
         handle.subscribe(type_url, more);
     }
     if !fewer.is_empty() {
-        handle.unsubscribe(type_url, fewer);
+        handle.unsubscribe(type_url, fewer.clone());
     }
     *asked = wanted;
+    fewer
 }
 
 impl Handler for Config {
