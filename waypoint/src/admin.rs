@@ -77,7 +77,6 @@ fn filter(filter: &HttpFilter) -> Value {
         }),
         HttpFilter::Fault => json!("fault"),
         HttpFilter::Cors => json!("cors"),
-        HttpFilter::ClientIdentity => json!("client_identity"),
     }
 }
 

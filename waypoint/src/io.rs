@@ -90,16 +90,6 @@ pub struct Rewind {
     io: Io,
 }
 
-impl Rewind {
-    /// A stream of which nothing was read.
-    pub fn fresh(io: Io) -> Self {
-        Self {
-            ahead: Bytes::new(),
-            io,
-        }
-    }
-}
-
 impl AsyncRead for Rewind {
     fn poll_read(
         mut self: Pin<&mut Self>,

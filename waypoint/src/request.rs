@@ -282,16 +282,6 @@ async fn filters(
                 }
                 origin = cors::admitted(policy, headers);
             }
-            HttpFilter::ClientIdentity => {
-                let tunnel = &exchange.tunnel;
-                let text = format!("By={};URI={}", tunnel.local.uri(), tunnel.peer.uri());
-                if let Ok(value) = HeaderValue::from_str(&text) {
-                    exchange
-                        .head
-                        .headers
-                        .insert("x-forwarded-client-cert", value);
-                }
-            }
         }
     }
     Ok(origin)

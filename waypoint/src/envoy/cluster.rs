@@ -1,6 +1,5 @@
 //! Clusters (CDS) → `model::Cluster`.
 
-use super::strings::metadata_text;
 use super::{
     At, Converted, decode, duration, endpoint, hcm, limit, number, required, socket, take, unpack,
 };
@@ -401,9 +400,4 @@ fn service(metadata: Option<&Metadata>) -> ServiceName {
         name: text("name"),
         namespace: text("namespace"),
     }
-}
-
-/// The identity of a subset, as telemetry wants it; kept for dumps.
-pub fn subset(metadata: Option<&Metadata>) -> &str {
-    metadata_text(metadata, "istio", "subset")
 }

@@ -4,7 +4,7 @@ use super::filters::{Converted1, http_filter};
 use super::{At, Converted, decode, flag, limit, number, required, route, take, unpack};
 use crate::format::Format;
 use crate::model::access::{AccessFilter, AccessLog};
-use crate::model::listener::{EscapedSlashes, HttpChain, HttpFilter, RouteSource, ServerMode};
+use crate::model::listener::{EscapedSlashes, HttpChain, RouteSource, ServerMode};
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as ProtoLog, AccessLogFilter, access_log};
@@ -292,12 +292,4 @@ fn access_filter(at: &At<'_>, filter: AccessLogFilter) -> Converted<AccessFilter
         }
         _ => Err(at.refuse("only status_code_filter and response_flag_filter are supported")),
     }
-}
-
-/// `true` if some filter of the chain may refuse requests; used by dumps.
-pub fn is_guarded(chain: &HttpChain) -> bool {
-    chain
-        .filters
-        .iter()
-        .any(|filter| matches!(filter, HttpFilter::Rbac(_)))
 }

@@ -1,6 +1,6 @@
 //! String, header, query and header-value messages → `model`. Used by routes, policies and filters.
 
-use super::{At, Converted, decode, flag, number, required, take, unset};
+use super::{At, Converted, flag, number, required, take};
 use crate::format::Format;
 use crate::model::route::{
     Changes, HeaderChanges, QueryTest, SetHeader, SetMode, Share, header_key,
@@ -318,13 +318,6 @@ pub fn metadata_text<'a>(metadata: Option<&'a Metadata>, namespace: &str, key: &
         Some(Kind::StringValue(text)) => text,
         _ => "",
     }
-}
-
-/// Decodes a config that says nothing at all, such as the CORS filter's.
-pub fn empty_config(at: &At<'_>, bytes: &[u8]) -> Converted<()> {
-    decode::<()>(at, bytes)
-        .and_then(|()| unset(at, "value", &bytes.len()))
-        .map_err(|_| at.refuse("must be empty"))
 }
 
 /// `true` for the wrapped flag only.

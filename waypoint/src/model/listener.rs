@@ -187,8 +187,6 @@ pub enum HttpFilter {
     Fault,
     /// Cross-origin rules, set per route.
     Cors,
-    /// Sets `x-forwarded-client-cert` from the tunnel's peer: `By=…;URI=…`.
-    ClientIdentity,
 }
 
 /// `path_with_escaped_slashes_action`.
