@@ -29,23 +29,45 @@ pub enum Spoken {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Longest request line looked at; a longer one is not taken for HTTP.
-const LONGEST_LINE: usize = 8 << 10;
+/// Longest request line looked at; a longer one is not taken for HTTP. Envoy's inspector looks as far.
+const LONGEST_LINE: usize = 64 << 10;
 
-/// Looks at bytes; `None` asks for more of them.
-pub fn spoken(bytes: &[u8]) -> Option<Spoken> {
+/// A look at bytes, of which so many were looked at already; `None` asks for more of them.
+pub type Look = fn(&[u8], usize) -> Option<Spoken>;
+
+/// Tells the versions of HTTP apart where nothing else may come: what is none is for HTTP/1 to refuse.
+pub fn version(bytes: &[u8], _: usize) -> Option<Spoken> {
+    match is_preface(bytes) {
+        Some(true) => Some(Spoken::Http2),
+        Some(false) => Some(Spoken::Http1),
+        None => None,
+    }
+}
+
+/// Is this HTTP/2's preface? `None` while it may still become it.
+fn is_preface(bytes: &[u8]) -> Option<bool> {
     let shared = bytes.len().min(PREFACE.len());
-    if bytes[..shared] == PREFACE[..shared] {
-        return (bytes.len() >= PREFACE.len()).then_some(Spoken::Http2);
+    if bytes[..shared] != PREFACE[..shared] {
+        return Some(false);
+    }
+    (shared == PREFACE.len()).then_some(true)
+}
+
+/// Tells HTTP from anything else.
+pub fn spoken(bytes: &[u8], looked: usize) -> Option<Spoken> {
+    if is_preface(bytes)? {
+        return Some(Spoken::Http2);
     }
     let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let method = bytes.iter().take_while(|b| token(b)).count();
     if method > 32 || (method < bytes.len() && (method == 0 || bytes[method] != b' ')) {
         return Some(Spoken::Other);
     }
-    match bytes.iter().position(|b| *b == b'\n') {
+    // Only what is new: a client that sends byte by byte must not have us read its line again each time.
+    let end = bytes.iter().skip(looked).position(|b| *b == b'\n');
+    match end {
         Some(end) => {
-            let line = bytes[..end].trim_ascii_end();
+            let line = bytes[..looked + end].trim_ascii_end();
             let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
             Some(if version.starts_with(b"HTTP/1.") {
                 Spoken::Http1
@@ -59,14 +81,15 @@ pub fn spoken(bytes: &[u8]) -> Option<Spoken> {
 }
 
 /// Reads until it is clear what is spoken, at most for `patience`. The bytes are put back.
-pub async fn sniff(mut io: Io, patience: Duration) -> io::Result<(Spoken, Rewind)> {
+pub async fn sniff(mut io: Io, patience: Duration, look: Look) -> io::Result<(Spoken, Rewind)> {
     let mut seen = BytesMut::with_capacity(512);
     let look = async {
         loop {
+            let looked = seen.len();
             if io.read_buf(&mut seen).await? == 0 {
                 return io::Result::Ok(Spoken::Other);
             }
-            if let Some(spoken) = spoken(&seen) {
+            if let Some(spoken) = look(&seen, looked) {
                 return Ok(spoken);
             }
         }
@@ -193,15 +216,40 @@ mod tests {
             (b"QUIT\r\n", Some(Spoken::Other)),
         ];
         for (bytes, want) in cases {
-            assert_eq!(spoken(bytes), want, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(spoken(bytes, 0), want, "{}", String::from_utf8_lossy(bytes));
         }
-        assert_eq!(spoken(&[b'A'; 33]), Some(Spoken::Other));
+        assert_eq!(spoken(&[b'A'; 33], 0), Some(Spoken::Other));
+        let mut long = b"GET /".to_vec();
+        long.resize(60_000, b'x');
+        assert_eq!(spoken(&long, 0), None);
+        long.extend_from_slice(b" HTTP/1.1\r\n");
+        assert_eq!(spoken(&long, 0), Some(Spoken::Http1));
+        long.clear();
+        long.resize(70_000, b'A');
+        long[3] = b' ';
+        let parts: [(&[u8], usize); 3] = [
+            (b"GET / HTTP", 4),
+            (b"GET / HTTP/1.1\r\n", 10),
+            (b"GET / HTTP/1.1\r\n", 15),
+        ];
+        let want = [None, Some(Spoken::Http1), Some(Spoken::Http1)];
+        assert_eq!(parts.map(|(bytes, looked)| spoken(bytes, looked)), want);
+        let versions = [
+            (&b"PRI * HT"[..], None),
+            (PREFACE, Some(Spoken::Http2)),
+            (b"G", Some(Spoken::Http1)),
+            (b"\x16\x03", Some(Spoken::Http1)),
+        ];
+        for (bytes, want) in versions {
+            assert_eq!(version(bytes, 0), want);
+        }
+        assert_eq!(spoken(&long, 0), Some(Spoken::Other));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_client_is_not_http_and_no_byte_is_lost() {
         let (mut client, server) = tokio::io::duplex(64);
-        let (what, _) = sniff(Box::new(server), Duration::from_millis(100))
+        let (what, _) = sniff(Box::new(server), Duration::from_millis(100), spoken)
             .await
             .unwrap();
         assert_eq!(what, Spoken::Other);
@@ -209,7 +257,7 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(64);
         client.write_all(b"GET / HTTP/1.1\r\nrest").await.unwrap();
         drop(client);
-        let (what, mut again) = sniff(Box::new(server), Duration::from_millis(100))
+        let (what, mut again) = sniff(Box::new(server), Duration::from_millis(100), spoken)
             .await
             .unwrap();
         assert_eq!(what, Spoken::Http1);

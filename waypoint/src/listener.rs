@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::filters::rbac;
-use crate::io::{Io, Rewind, Spoken, sniff};
+use crate::io::{self, Io, Rewind, Spoken, sniff};
 use crate::model::listener::{Chain, ChainKind, HttpChain, Protocols, Terminate};
 use crate::proxy::Proxy;
 use crate::request;
@@ -179,7 +179,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, protocols: &Protocols
             ChainKind::Tcp(_) => return tcp::serve(&proxy, tunnel, chain, io).await,
             ChainKind::Http(_) => {
                 // Nothing but HTTP may come, so it may take its time.
-                let Ok((spoken, io)) = sniff(io, proxy.times.head).await else {
+                let Ok((spoken, io)) = sniff(io, proxy.times.head, io::version).await else {
                     return;
                 };
                 if spoken != Spoken::Other {
@@ -194,7 +194,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, protocols: &Protocols
     } else {
         proxy.times.head
     };
-    let Ok((spoken, io)) = sniff(io, patience).await else {
+    let Ok((spoken, io)) = sniff(io, patience, io::spoken).await else {
         return;
     };
     let chosen = match spoken {

@@ -1,6 +1,7 @@
 //! The data path in one process, on the captured configuration.
 //! Long because it is one table of cases over one world.
 
+mod bounds;
 mod warming;
 mod world;
 
