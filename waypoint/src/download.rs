@@ -1,6 +1,7 @@
 //! The body of an answer on its way down: counts, watches deadlines, and ends the request's record.
 
 use crate::cluster::{Counters, Guard, HostState};
+use crate::pace::Busy;
 use crate::report::Record;
 use crate::upstream::{BodyError, Return};
 use bytes::Bytes;
@@ -38,6 +39,7 @@ pub struct Download {
     source: Source,
     record: Option<Box<Record>>,
     held: Held,
+    busy: Option<Busy>,
     deadline: Option<Pin<Box<Sleep>>>,
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
     ended: bool,
@@ -51,6 +53,7 @@ impl Download {
             source,
             record: Some(record),
             held,
+            busy: None,
             deadline: None,
             idle: None,
             ended: false,
@@ -64,6 +67,7 @@ impl Download {
             source,
             record: Some(record),
             held,
+            busy: None,
             deadline: None,
             idle: None,
             ended: false,
@@ -74,6 +78,13 @@ impl Download {
     #[must_use]
     pub fn until(mut self, deadline: Option<Instant>) -> Self {
         self.deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        self
+    }
+
+    /// The client's connection is in use until the answer has ended.
+    #[must_use]
+    pub fn of(mut self, request: Busy) -> Self {
+        self.busy = Some(request);
         self
     }
 
@@ -94,6 +105,7 @@ impl Download {
         }
         self.held = Held::default();
         self.record = None;
+        self.busy = None;
     }
 
     fn note_trailers(&mut self, trailers: &HeaderMap) {

@@ -16,6 +16,7 @@ pub mod io;
 pub mod listener;
 pub mod model;
 pub mod node;
+pub mod pace;
 pub mod path;
 pub mod proxy;
 pub mod reason;

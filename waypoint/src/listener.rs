@@ -6,7 +6,8 @@ mod tests;
 
 use crate::filters::rbac;
 use crate::io::{self, Io, Rewind, Spoken, sniff};
-use crate::model::listener::{Chain, ChainKind, HttpChain, Protocols, Terminate};
+use crate::model::listener::{Chain, ChainKind, Protocols, Terminate};
+use crate::pace::{Overdue, Pace, Paced};
 use crate::proxy::Proxy;
 use crate::request;
 use crate::tcp;
@@ -20,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::{Certificate, Identity};
 use runtime::accept::{Advice, advice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -220,48 +222,77 @@ async fn http(
     let ChainKind::Http(config) = &chain.kind else {
         return;
     };
-    let config: HttpChain = (**config).clone();
+    let (idle, max_head) = (
+        config.idle_timeout.unwrap_or(proxy.times.idle),
+        config.max_head,
+    );
+    let pace = Pace::begin();
     let service = {
-        let (proxy, chain) = (proxy.clone(), chain.clone());
+        let (proxy, chain, pace) = (proxy.clone(), chain.clone(), pace.clone());
         service_fn(move |request| {
+            let busy = pace.request();
             let work = request::serve(proxy.clone(), tunnel.clone(), chain.clone(), request);
-            async move { Ok::<_, std::convert::Infallible>(Box::pin(work).await) }
+            async move {
+                let response = Box::pin(work).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| body.of(busy)))
+            }
         })
     };
-    let io = TokioIo::new(io);
-    let head = config.idle_timeout.unwrap_or(Duration::from_secs(3600));
     let ended = if spoken == Spoken::Http2 {
         let mut builder = hyper::server::conn::http2::Builder::new(Spawner(proxy.shutdown.clone()));
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(INNER_STREAMS);
-        builder.max_header_list_size(u32::try_from(config.max_head).unwrap_or(u32::MAX));
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = proxy.shutdown.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        builder.max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX));
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        drive(&proxy, &pace, idle, connection, |it| it.graceful_shutdown()).await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
+        // Its own timer would run from the last answer on, and let an idle connection go with a late head.
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(head)
-            .max_buf_size(config.max_head.max(8 << 10));
-        builder.half_close(true);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = proxy.shutdown.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+            .header_read_timeout(None)
+            .max_buf_size(max_head.max(8 << 10))
+            .half_close(true);
+        let pace_ = pace.clone();
+        let io = TokioIo::new(Paced { io, pace: pace_ });
+        let connection = builder.serve_connection(io, service).with_upgrades();
+        drive(&proxy, &pace, idle, connection, |it| it.graceful_shutdown()).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "inner connection ended");
+    }
+}
+
+/// Runs an inner connection to its end: its own, a drain's, or that of our patience.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    proxy: &Proxy,
+    pace: &Pace,
+    idle: Duration,
+    connection: C,
+    finish: fn(Pin<&mut C>),
+) -> hyper::Result<()> {
+    let mut connection = std::pin::pin!(connection);
+    let overdue = tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = proxy.shutdown.draining() => None,
+        overdue = pace.overdue(idle, proxy.times.head) => Some(overdue),
+    };
+    match overdue {
+        None => {
+            finish(connection.as_mut());
+            connection.await
+        }
+        // No request is under way, so that there is little left to say.
+        Some(Overdue::Idle) => {
+            finish(connection.as_mut());
+            let farewell = tokio::time::timeout(proxy.times.handshake, connection);
+            farewell.await.unwrap_or(Ok(()))
+        }
+        Some(Overdue::Head) => {
+            tracing::debug!("a request's head took too long");
+            Ok(())
+        }
     }
 }
 

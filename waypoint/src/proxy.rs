@@ -17,8 +17,10 @@ pub struct Times {
     pub sniff: Duration,
     /// Deadline of a TLS handshake.
     pub handshake: Duration,
-    /// Deadline of the head of a first request, where nothing but HTTP may be spoken.
+    /// Deadline of the first bytes where nothing but HTTP may be spoken, and of the head of each HTTP/1 request.
     pub head: Duration,
+    /// How long a connection may be without a request where the configuration does not say; Envoy's hour.
+    pub idle: Duration,
 }
 
 impl Default for Times {
@@ -28,6 +30,7 @@ impl Default for Times {
             sniff: Duration::from_millis(250),
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(60),
+            idle: Duration::from_secs(3600),
         }
     }
 }
