@@ -9,6 +9,7 @@ use crate::io::{self, Io, Rewind, Spoken, sniff};
 use crate::model::listener::{Chain, ChainKind, Protocols, Terminate};
 use crate::pace::{Overdue, Pace, Paced};
 use crate::proxy::Proxy;
+use crate::report::Refused;
 use crate::request;
 use crate::tcp;
 use crate::tunnel::Tunnel;
@@ -84,9 +85,7 @@ async fn carrier(
         Ok(peer) => peer,
         Err(why) => return tracing::info!(%remote, why, "HBONE peer refused"),
     };
-    let mut config = hbone::proto::Config::server();
-    config.max_concurrent_streams = terminate.max_streams;
-    let (mut incoming, driver) = server::accept(tls, config);
+    let (mut incoming, driver) = server::accept(tls, server_config(&terminate));
     let driven = proxy.shutdown.spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, %remote, "HBONE connection ended");
@@ -117,6 +116,16 @@ async fn carrier(
     }
 }
 
+/// What we announce and enforce on a carrier.
+fn server_config(terminate: &Terminate) -> hbone::proto::Config {
+    let mut config = hbone::proto::Config::server();
+    config.max_concurrent_streams = terminate.max_streams;
+    if let Some(most) = terminate.max_head {
+        config.max_header_list = config.max_header_list.min(most);
+    }
+    config
+}
+
 /// Who the peer is, if it may speak to us.
 fn check(
     tls: &tokio_rustls::server::TlsStream<TcpStream>,
@@ -139,6 +148,18 @@ async fn connect(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, responder: Responder) {
     let Some(terminate) = &snapshot.terminate else {
         return responder.refuse(&ConnectResponse::status(NOT_HERE));
     };
+    let refused = |status, flags, details: &str| {
+        let (peer, authority) = (&tunnel.peer, &tunnel.authority_text);
+        tracing::info!(%peer, authority, status, details, "CONNECT refused");
+        let refused = Refused {
+            tunnel: &tunnel,
+            status,
+            flags,
+            details,
+        };
+        proxy.reporter.refused(terminate, &refused);
+        ConnectResponse::status(status)
+    };
     let peer = Some(tunnel.peer.uri());
     let facts =
         rbac::Facts::of_connection(peer, tunnel.source(), tunnel.ip(), tunnel.authority.port);
@@ -147,25 +168,24 @@ async fn connect(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, responder: Responder) {
         .iter()
         .find_map(|filter| denied(filter, &facts))
     {
-        tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, policy, "CONNECT denied");
-        return responder.refuse(&ConnectResponse::status(DENIED));
+        let details = rbac::details(policy.as_deref());
+        return responder.refuse(&refused(DENIED, "", &details));
     }
     let chosen =
         snapshot
             .inbound
             .choose(&tunnel.authority_text, tunnel.ip(), tunnel.authority.port);
     let Some(protocols) = chosen.cloned() else {
-        tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, "CONNECT to a place that is not here");
-        return responder.refuse(&ConnectResponse::status(NOT_HERE));
+        return responder.refuse(&refused(NOT_HERE, "NR", "filter_chain_not_found"));
     };
     let stream = responder.accept(&ConnectResponse::ok());
     serve(proxy, tunnel, &protocols, Box::new(stream)).await;
 }
 
-fn denied(filter: &crate::model::Rbac, facts: &rbac::Facts<'_>) -> Option<String> {
+fn denied(filter: &crate::model::Rbac, facts: &rbac::Facts<'_>) -> Option<Option<Arc<str>>> {
     match rbac::judge(filter, facts) {
         rbac::Verdict::Pass => None,
-        rbac::Verdict::Deny(policy) => Some(policy.as_deref().unwrap_or("none").to_owned()),
+        rbac::Verdict::Deny(policy) => Some(policy),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Istio's metrics with reporter `waypoint`, and access log lines. One `Record` per request and one per TCP
-//! connection; finishing it writes both.
+//! connection; finishing it writes both. A CONNECT that gets no tunnel is a line of its own.
 
 pub mod metrics;
 pub mod record;
+pub mod refused;
 
 pub use metrics::Metrics;
 pub use record::{Record, TcpRecord};
+pub use refused::Refused;
 
 use crate::model::access::AccessLog;
 use runtime::access::Writer;

@@ -3,6 +3,8 @@
 //! limits access may stand here.
 //! Long because it is one table.
 
+pub mod connect;
+
 /// A field that is accepted and ignored.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
@@ -154,11 +156,6 @@ pub const FIELDS: &[Field] = &[
     ),
     field(
         "HttpConnectionManager",
-        "common_http_protocol_options",
-        "the tunnel's timers are hbone's",
-    ),
-    field(
-        "HttpConnectionManager",
         "delayed_close_timeout",
         "detail of closing",
     ),
@@ -169,18 +166,8 @@ pub const FIELDS: &[Field] = &[
     ),
     field(
         "HttpConnectionManager",
-        "forward_client_cert_details",
-        "the certificate is judged here; nothing of it is forwarded in the CONNECT",
-    ),
-    field(
-        "HttpConnectionManager",
         "generate_request_id",
         "an x-request-id is always there",
-    ),
-    field(
-        "HttpConnectionManager",
-        "http_protocol_options",
-        "the tunnel is HTTP/2",
     ),
     field(
         "HttpConnectionManager",
@@ -189,43 +176,8 @@ pub const FIELDS: &[Field] = &[
     ),
     field(
         "HttpConnectionManager",
-        "max_request_headers_kb",
-        "hbone's own cap is lower",
-    ),
-    field(
-        "HttpConnectionManager",
-        "merge_slashes",
-        "a CONNECT has no path",
-    ),
-    field(
-        "HttpConnectionManager",
-        "normalize_path",
-        "a CONNECT has no path",
-    ),
-    field(
-        "HttpConnectionManager",
-        "path_with_escaped_slashes_action",
-        "a CONNECT has no path",
-    ),
-    field(
-        "HttpConnectionManager",
         "proxy_100_continue",
         "100-continue is answered by the connection itself",
-    ),
-    field(
-        "HttpConnectionManager",
-        "request_id_extension",
-        "no request id in a CONNECT",
-    ),
-    field(
-        "HttpConnectionManager",
-        "server_header_transformation",
-        "a CONNECT's answer is made by hbone",
-    ),
-    field(
-        "HttpConnectionManager",
-        "server_name",
-        "a CONNECT's answer is made by hbone",
     ),
     field(
         "HttpConnectionManager",
@@ -236,11 +188,6 @@ pub const FIELDS: &[Field] = &[
         "HttpConnectionManager",
         "stat_prefix",
         "name of a statistic",
-    ),
-    field(
-        "HttpConnectionManager",
-        "stream_idle_timeout",
-        "tunnels have their own timers",
     ),
     field(
         "HttpConnectionManager",
@@ -302,6 +249,11 @@ pub const FIELDS: &[Field] = &[
         "InternalUpstreamTransport",
         "passthrough_metadata",
         "there are no internal listeners to pass metadata to",
+    ),
+    field(
+        "Listener",
+        "access_log",
+        "tells of connections that no chain takes; here their CONNECT is refused, which its manager's log tells",
     ),
     field(
         "Listener",
@@ -423,7 +375,7 @@ pub const FIELDS: &[Field] = &[
     field(
         "PluginConfig",
         "tcp_reporting_duration",
-        "TCP bytes are counted as they flow",
+        "live TCP connections are counted every five seconds",
     ),
     field(
         "ProtoAction",
@@ -480,7 +432,7 @@ pub const FIELDS: &[Field] = &[
     field(
         "ProtoCluster",
         "upstream_connection_options",
-        "keepalive of the carrier is hbone's",
+        "every carrier is asked for a sign of life every ten seconds that it is silent",
     ),
     field(
         "ProtoCluster",
@@ -616,14 +568,20 @@ pub fn filter(type_url: &str) -> bool {
 
 /// Compile-time check of `take!`.
 pub const fn must_stand(message: &str, field: &str) {
+    if !stands(FIELDS, message, field) && !stands(connect::FIELDS, message, field) {
+        panic!("this ignored field does not stand in ignored::FIELDS or ignored::connect::FIELDS");
+    }
+}
+
+const fn stands(fields: &[Field], message: &str, field: &str) -> bool {
     let mut i = 0;
-    while i < FIELDS.len() {
-        if equal(FIELDS[i].message, message) && equal(FIELDS[i].field, field) {
-            return;
+    while i < fields.len() {
+        if equal(fields[i].message, message) && equal(fields[i].field, field) {
+            return true;
         }
         i += 1;
     }
-    panic!("this ignored field does not stand in ignored::FIELDS");
+    false
 }
 
 const fn equal(a: &str, b: &str) -> bool {
@@ -644,21 +602,29 @@ const fn equal(a: &str, b: &str) -> bool {
 /// The list as the page `docs/decisions/waypoint-accepted-and-ignored.md`.
 pub fn page() -> String {
     let mut out = String::from(HEAD);
-    out.push_str("| message | field | why it may be ignored |\n|---|---|---|\n");
-    for Field {
-        message,
-        field,
-        reason,
-    } in FIELDS
-    {
-        let message = message.strip_prefix("Proto").unwrap_or(message);
-        out.push_str(&format!("| {message} | `{field}` | {reason} |\n"));
-    }
+    table(&mut out, FIELDS, |message| {
+        message.strip_prefix("Proto").unwrap_or(message)
+    });
+    out.push_str("\n## Where a CONNECT is ended\n\n");
+    out.push_str("Of the manager of the listener `connect_terminate`, in which there is a CONNECT and no request:\n\n");
+    table(&mut out, connect::FIELDS, connect::message);
+    out.push_str("\n## Filters\n");
     out.push_str("\n| filter config | why it may be ignored |\n|---|---|\n");
     for (url, reason) in FILTERS {
         out.push_str(&format!("| `{url}` | {reason} |\n"));
     }
     out
+}
+
+fn table(out: &mut String, fields: &[Field], message: fn(&str) -> &str) {
+    out.push_str("| message | field | why it may be ignored |\n|---|---|---|\n");
+    for one in fields {
+        let message = message(one.message);
+        out.push_str(&format!(
+            "| {message} | `{}` | {} |\n",
+            one.field, one.reason
+        ));
+    }
 }
 
 const HEAD: &str = "# What the waypoint accepts and ignores\n\n\

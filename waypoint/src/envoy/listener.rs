@@ -61,13 +61,12 @@ struct Parts {
     addresses: Vec<SocketAddr>,
     chains: Vec<FilterChain>,
     matcher: Option<envoy_types::pb::xds::r#type::matcher::v3::Matcher>,
-    access: Vec<envoy_types::pb::envoy::config::accesslog::v3::AccessLog>,
 }
 
 fn parts(at: &At<'_>, message: Listener, internal: bool) -> Converted<Parts> {
     take!(at, message => Listener { address, additional_addresses, filter_chains, filter_chain_matcher,
-            listener_filters, access_log, listener_specifier }
-        ignored { name, stat_prefix, use_original_dst, traffic_direction, connection_balance_config, metadata,
+            listener_filters, listener_specifier }
+        ignored { name, stat_prefix, access_log, use_original_dst, traffic_direction, connection_balance_config, metadata,
             per_connection_buffer_limit_bytes, listener_filters_timeout, continue_on_listener_filters_timeout,
             enable_reuse_port, reuse_port, tcp_backlog_size, drain_type, bind_to_port,
             max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager }
@@ -102,7 +101,6 @@ fn parts(at: &At<'_>, message: Listener, internal: bool) -> Converted<Parts> {
         addresses,
         chains: filter_chains,
         matcher: filter_chain_matcher,
-        access: access_log,
     })
 }
 
@@ -187,13 +185,11 @@ fn terminate(at: &At<'_>, message: Listener) -> Converted<Terminate> {
         addresses,
         chains,
         matcher,
-        access,
     } = parts(at, message, false)?;
     super::unset(at, "filter_chain_matcher", &matcher)?;
     if addresses.is_empty() {
         return Err(at.field("address").refuse("missing"));
     }
-    let mut access = access_logs(at, access)?;
     let chain = single(at, chains)?;
     let at = &at.index("filter_chains", 0);
     let (_, filters, tls) = chain_filters(at, chain)?;
@@ -208,24 +204,17 @@ fn terminate(at: &At<'_>, message: Listener) -> Converted<Terminate> {
     };
     let at_filter = at.index("filters", 0);
     let at = &at_filter.field("typed_config");
-    let mut out = terminate::connect_manager(at, manager)?;
-    access.append(&mut out.access);
     Ok(Terminate {
         addresses,
         peers,
-        access,
-        ..out
+        ..terminate::connect_manager(at, manager)?
     })
 }
 
 fn inbound(at: &At<'_>, message: Listener, known: Option<&Inbound>) -> Converted<Inbound> {
     let Parts {
-        chains,
-        matcher,
-        access,
-        ..
+        chains, matcher, ..
     } = parts(at, message, true)?;
-    access_logs(at, access)?;
     let tables = match matcher {
         Some(matcher) => matcher::tables(&at.field("filter_chain_matcher"), matcher)?,
         None => matcher::Tables::default(),
@@ -397,13 +386,9 @@ fn tcp_proxy(at: &At<'_>, proxy: TcpProxy) -> Converted<(TcpChain, Option<Tunnel
 fn originate(at: &At<'_>, message: Listener) -> Converted<()> {
     let name = message.name.clone();
     let Parts {
-        chains,
-        matcher,
-        access,
-        ..
+        chains, matcher, ..
     } = parts(at, message, true)?;
     super::unset(at, "filter_chain_matcher", &matcher)?;
-    access_logs(at, access)?;
     let chain = single(at, chains)?;
     let at = &at.index("filter_chains", 0);
     let (_, filters, tls) = chain_filters(at, chain)?;

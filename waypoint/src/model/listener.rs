@@ -18,11 +18,13 @@ pub struct Terminate {
     pub peers: Vec<super::cluster::PeerPrefix>,
     /// Streams per connection.
     pub max_streams: u32,
+    /// Longest head of a CONNECT in bytes; `None` is hbone's own limit, and no more than that in any case.
+    pub max_head: Option<u32>,
     /// Ping after this long without traffic, and the patience for its answer.
     pub keepalive: Option<(Duration, Duration)>,
     /// Filters that judge the CONNECT itself.
     pub rbac: Vec<Rbac>,
-    /// Lines about refused CONNECTs.
+    /// Lines about CONNECTs that get no tunnel.
     pub access: Vec<AccessLog>,
 }
 

@@ -314,7 +314,7 @@ impl Facts for TcpRecord {
 }
 
 /// Facts about both ends that requests and connections share.
-fn place<'a>(tunnel: &'a Tunnel, went: &'a Went, operator: &Operator) -> Option<Cow<'a, str>> {
+pub(super) fn place<'a>(tunnel: &'a Tunnel, went: &'a Went, operator: &Operator) -> Option<Cow<'a, str>> {
     let without = |address: std::net::SocketAddr, bare: bool| match bare {
         true => address.ip().to_string(),
         false => address.to_string(),
@@ -406,7 +406,7 @@ fn dash(flags: &str) -> String {
     }
 }
 
-fn wall_millis() -> u64 {
+pub(super) fn wall_millis() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -104,6 +104,95 @@ fn refused_chain(change: impl FnOnce(&mut HttpConnectionManager)) -> Refused {
     })
 }
 
+/// Changes the connection manager of `connect_terminate`.
+fn refused_terminate(change: impl FnOnce(&mut HttpConnectionManager)) -> Refused {
+    refused_listener("connect_terminate", |listener| {
+        let Some(filter::ConfigType::TypedConfig(config)) =
+            &mut listener.filter_chains[0].filters[0].config_type
+        else {
+            panic!()
+        };
+        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+        change(&mut manager);
+        *config = any(&manager);
+    })
+}
+
+/// Changes the route table of `connect_terminate`.
+fn refused_connect_table(change: impl FnOnce(&mut rt::RouteConfiguration)) -> Refused {
+    refused_terminate(|manager| {
+        let Some(RouteSpecifier::RouteConfig(config)) = &mut manager.route_specifier else {
+            panic!()
+        };
+        change(config);
+    })
+}
+
+fn refused_parts_of_connect_terminate() -> Vec<(Refused, String)> {
+    let guard = || [("envoy.filters.http.rbac".to_owned(), Any::default())].into();
+    let connect = |change: fn(&mut rt::RouteAction)| {
+        refused_connect_table(|table| {
+            let Some(rt::route::Action::Route(action)) =
+                &mut table.virtual_hosts[0].routes[0].action
+            else {
+                panic!()
+            };
+            change(action);
+        })
+    };
+    let cases = [
+        (
+            refused_terminate(|m| m.http_filters[0].disabled = true),
+            "http_filters[0].disabled: not supported",
+        ),
+        (
+            refused_terminate(|m| m.upgrade_configs[0].enabled = Some(BoolValue { value: false })),
+            "upgrade_configs: must be CONNECT alone",
+        ),
+        (
+            refused_connect_table(|t| t.typed_per_filter_config = guard()),
+            "route_config.typed_per_filter_config: not supported",
+        ),
+        (
+            refused_connect_table(|t| t.virtual_hosts[0].typed_per_filter_config = guard()),
+            "route_config.virtual_hosts[0].typed_per_filter_config: not supported",
+        ),
+        (
+            refused_connect_table(|t| t.virtual_hosts[0].require_tls = 2),
+            "route_config.virtual_hosts[0].require_tls: not supported",
+        ),
+        (
+            refused_connect_table(|t| {
+                t.virtual_hosts[0].routes[0].typed_per_filter_config = guard()
+            }),
+            "route_config.virtual_hosts[0].routes[0].typed_per_filter_config: not supported",
+        ),
+        (
+            refused_connect_table(|t| {
+                let matches = t.virtual_hosts[0].routes[0].r#match.as_mut().unwrap();
+                matches.headers = vec![rt::HeaderMatcher::default()];
+            }),
+            "route_config.virtual_hosts[0].routes[0].match.headers: not supported",
+        ),
+        (
+            connect(|action| action.rate_limits = vec![rt::RateLimit::default()]),
+            "route_config.virtual_hosts[0].routes[0].route.rate_limits: not supported",
+        ),
+        (
+            connect(|action| {
+                let elsewhere = rt::route_action::ClusterSpecifier::Cluster("elsewhere".into());
+                action.cluster_specifier = Some(elsewhere);
+            }),
+            "route_config: must send CONNECT to 'main_internal' and nothing else",
+        ),
+    ];
+    let place = "filter_chains[0].filters[0].typed_config.";
+    cases
+        .into_iter()
+        .map(|(got, want)| (got, format!("{LDS}{place}{want}")))
+        .collect()
+}
+
 fn refused_route(change: impl FnOnce(&mut rt::Route)) -> Refused {
     refused_chain(|manager| {
         let Some(RouteSpecifier::RouteConfig(config)) = &mut manager.route_specifier else {
@@ -477,6 +566,7 @@ pub fn corpus() -> Vec<(Refused, String)> {
     let mut all = refused_clusters();
     all.extend(refused_endpoint_sets());
     all.extend(refused_listeners());
+    all.extend(refused_parts_of_connect_terminate());
     all.extend(refused_parts_of_a_connection_manager());
     all.extend(refused_parts_of_a_route());
     all.extend(refused_parts_of_a_policy());
