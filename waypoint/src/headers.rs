@@ -3,6 +3,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use rand::RngExt;
+use std::net::IpAddr;
 
 /// Takes away what a client may not tell, and adds what Envoy adds.
 pub fn clean_headers(headers: &mut HeaderMap) {
@@ -25,6 +26,17 @@ pub fn clean_headers(headers: &mut HeaderMap) {
     {
         headers.insert("x-request-id", id);
     }
+}
+
+/// The client as the proxy before us tells it: the last address of `x-forwarded-for`, if it is one (Envoy's rule where
+/// `use_remote_address` is off and no hop is to be skipped).
+pub fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
+    let mut values = headers.get_all("x-forwarded-for").iter();
+    let last = values.rfind(|value| !value.is_empty())?;
+    let last = last.to_str().ok()?;
+    // Behind a comma at the very end stands no address.
+    let last = last.rsplit(',').next()?.trim();
+    last.parse().map(|ip: IpAddr| ip.to_canonical()).ok()
 }
 
 /// Headers of one hop, among them those that `connection` names.

@@ -4,7 +4,7 @@
 use crate::download::Download;
 use crate::filters::{cors, fault, rbac};
 use crate::forward;
-use crate::headers::clean_headers;
+use crate::headers::{clean_headers, forwarded_for};
 use crate::model::listener::{Chain, ChainKind, HttpChain, HttpFilter, ServerMode};
 use crate::model::route::{Abort, Route, RouteAction, RouteTable, VirtualHost};
 use crate::model::text::RequestView;
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A request on its way, and all that was found out about it.
@@ -30,6 +31,8 @@ pub struct Exchange {
     pub chain: Arc<Chain>,
     /// The tunnel it came through.
     pub tunnel: Arc<Tunnel>,
+    /// The client's address, as policies mean it.
+    pub remote: IpAddr,
     /// Head, as it will be sent up.
     pub head: http::request::Parts,
     /// Path with query, after normalisation and rewrites.
@@ -98,6 +101,7 @@ pub async fn serve(
     let upgrade = take_upgrade(&mut head, config);
     let refused_upgrade = upgrade.is_none() && wants_upgrade(&head);
     let authority = authority_of(&head);
+    let remote = forwarded_for(&head.headers).unwrap_or_else(|| tunnel.source().ip());
     let target = head
         .uri
         .path_and_query()
@@ -108,6 +112,7 @@ pub async fn serve(
         snapshot: snapshot.clone(),
         chain: chain.clone(),
         tunnel,
+        remote,
         head,
         target,
         authority,
@@ -293,6 +298,7 @@ fn authorize(exchange: &Exchange, filter: &crate::model::Rbac) -> Result<(), Sto
     let facts = rbac::Facts {
         peer: Some(tunnel.peer.uri()),
         source: tunnel.source().ip(),
+        remote: exchange.remote,
         destination: tunnel.ip(),
         port: tunnel.authority.port,
         request: Some(&view),

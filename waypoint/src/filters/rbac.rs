@@ -12,8 +12,10 @@ use std::sync::Arc;
 pub struct Facts<'a> {
     /// The peer's SPIFFE URI behind the tunnel.
     pub peer: Option<&'a str>,
-    /// The client's address.
+    /// The other end of the HBONE connection.
     pub source: IpAddr,
+    /// The client as the proxies before us tell it; the same as `source` where there is no request.
+    pub remote: IpAddr,
     /// What the client asked for; `None` for a host name.
     pub destination: Option<IpAddr>,
     /// The port that the client asked for.
@@ -33,6 +35,7 @@ impl<'a> Facts<'a> {
         Self {
             peer,
             source: source.ip(),
+            remote: source.ip(),
             destination,
             port,
             request: None,
@@ -113,6 +116,7 @@ fn holds(condition: &Condition, facts: &Facts<'_>) -> bool {
         Condition::Peer(name) => facts.peer.is_some_and(|peer| name.matches(peer)),
         Condition::Authenticated(None) => facts.peer.is_some(),
         Condition::Authenticated(Some(name)) => facts.peer.is_some_and(|peer| name.matches(peer)),
-        Condition::SourceIp(net) | Condition::RemoteIp(net) => net.contains(&facts.source),
+        Condition::SourceIp(net) => net.contains(&facts.source),
+        Condition::RemoteIp(net) => net.contains(&facts.remote),
     }
 }

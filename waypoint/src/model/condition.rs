@@ -32,9 +32,9 @@ pub enum Condition {
     Peer(StringMatch),
     /// Any authenticated peer, or one of that name.
     Authenticated(Option<StringMatch>),
-    /// The client's address as the tunnel tells it.
+    /// The other end of the HBONE connection.
     SourceIp(IpNet),
-    /// The client's address, from `x-forwarded-for` where that is trusted (never, here: same as `SourceIp`).
+    /// The last address of `x-forwarded-for`, which the proxy before us wrote; without one, the same as `SourceIp`.
     RemoteIp(IpNet),
 }
 

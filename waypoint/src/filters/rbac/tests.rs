@@ -51,6 +51,7 @@ fn verdict(filter: &Rbac, method: &str, path: &str, peer: Option<&str>) -> Verdi
     let facts = Facts {
         peer,
         source: "10.9.1.1".parse().unwrap(),
+        remote: "10.8.1.1".parse().unwrap(),
         destination: "10.96.0.1".parse().ok(),
         port: 80,
         request: Some(&request),
@@ -140,7 +141,9 @@ fn each_condition_looks_at_its_fact() {
             false,
         ),
         (Condition::SourceIp(net("10.9.0.0/16")), true),
-        (Condition::RemoteIp(net("10.8.0.0/16")), false),
+        (Condition::SourceIp(net("10.8.0.0/16")), false),
+        (Condition::RemoteIp(net("10.8.0.0/16")), true),
+        (Condition::RemoteIp(net("10.9.0.0/16")), false),
         (Condition::Authenticated(None), true),
         (Condition::Authenticated(Some(exact(APP))), true),
         (Condition::Not(Box::new(Condition::Always)), false),
