@@ -30,3 +30,4 @@ pub mod tcp;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
+pub mod verdict;

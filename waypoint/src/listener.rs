@@ -15,6 +15,7 @@ use crate::tcp;
 use crate::tunnel::Tunnel;
 use crate::upstream::Spawner;
 use crate::upstream::dial::{Certificates, check_peer};
+use crate::verdict;
 use hbone::headers::ConnectResponse;
 use hbone::tokio::server::{self, Responder};
 use hyper::service::service_fn;
@@ -160,14 +161,7 @@ async fn connect(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, responder: Responder) {
         proxy.reporter.refused(terminate, &refused);
         ConnectResponse::status(status)
     };
-    let peer = Some(tunnel.peer.uri());
-    let facts =
-        rbac::Facts::of_connection(peer, tunnel.source(), tunnel.ip(), tunnel.authority.port);
-    if let Some(policy) = terminate
-        .rbac
-        .iter()
-        .find_map(|filter| denied(filter, &facts))
-    {
+    if let Err(policy) = verdict::connect(&snapshot, &tunnel) {
         let details = rbac::details(policy.as_deref());
         return responder.refuse(&refused(DENIED, "", &details));
     }
@@ -180,13 +174,6 @@ async fn connect(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, responder: Responder) {
     };
     let stream = responder.accept(&ConnectResponse::ok());
     serve(proxy, tunnel, &protocols, Box::new(stream)).await;
-}
-
-fn denied(filter: &crate::model::Rbac, facts: &rbac::Facts<'_>) -> Option<Option<Arc<str>>> {
-    match rbac::judge(filter, facts) {
-        rbac::Verdict::Pass => None,
-        rbac::Verdict::Deny(policy) => Some(policy),
-    }
 }
 
 /// The bytes inside a tunnel.

@@ -16,6 +16,7 @@ use crate::route;
 use crate::state::Snapshot;
 use crate::tunnel::Tunnel;
 use crate::upload::{RECORDED, Upload};
+use crate::verdict::{self, Asked};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -45,6 +46,8 @@ pub struct Exchange {
     pub record: Box<Record>,
     /// The client asks for a websocket, and may.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// What policies are asked about while it lives.
+    pub asked: Option<Asked>,
 }
 
 impl Exchange {
@@ -119,11 +122,14 @@ pub async fn serve(
         upload,
         record,
         upgrade,
+        asked: None,
     };
     exchange.record.path = exchange.target.clone();
     exchange.record.authority = exchange.authority.clone();
     exchange.record.upload = Some(exchange.upload.clone());
-    let checked = if refused_upgrade {
+    let checked = if let Err(policy) = verdict::connect(&snapshot, &exchange.tunnel) {
+        Err(Stop::Reason(Reason::Denied(policy)))
+    } else if refused_upgrade {
         Err(Stop::Reason(Reason::UpgradeRefused))
     } else {
         prepare(&mut exchange, config)
@@ -132,6 +138,7 @@ pub async fn serve(
         exchange.record.request = exchange.head.headers.clone();
         return stop.answer(exchange.record, config, None);
     }
+    exchange.asked = exchange.upgrade.is_some().then(|| Asked::of(&exchange));
     let chosen = choose(&exchange, config);
     exchange.record.request = exchange.head.headers.clone();
     if let Some(chosen) = &chosen {

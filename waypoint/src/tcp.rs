@@ -12,6 +12,7 @@ use crate::report::record::upstream_host;
 use crate::route;
 use crate::tunnel::Tunnel;
 use crate::upstream::DialError;
+use crate::verdict;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub async fn serve(proxy: &Proxy, tunnel: Arc<Tunnel>, chain: Arc<Chain>, client
         return;
     };
     let mut record = TcpRecord::begin(proxy.reporter.clone(), chain.clone(), tunnel);
-    if let Err(policy) = authorize(config, &record.tunnel) {
+    if let Err(policy) = verdict::tcp(config, &record.tunnel) {
         record.termination = Some(rbac::details(policy.as_deref()));
         record.flags = "UAEX";
         return;
@@ -32,7 +33,14 @@ pub async fn serve(proxy: &Proxy, tunnel: Arc<Tunnel>, chain: Arc<Chain>, client
     };
     let (upstream, _busy, _counted) = upstream;
     let tunnel = record.tunnel.clone();
-    let cut = watch_policies(proxy, &chain.name, &tunnel);
+    // A chain that is gone lets its connections end by themselves, as its service may have moved to another port.
+    let cut = verdict::forbidden(proxy, |snapshot| {
+        verdict::connect(snapshot, &tunnel)?;
+        match snapshot.chain(&chain.name).map(|chain| &chain.kind) {
+            Some(ChainKind::Tcp(now)) => verdict::tcp(now, &tunnel),
+            _ => Ok(()),
+        }
+    });
     let why = tokio::select! {
         () = copy(config, client, upstream, &mut record) => None,
         why = cut => Some(why),
@@ -42,36 +50,6 @@ pub async fn serve(proxy: &Proxy, tunnel: Arc<Tunnel>, chain: Arc<Chain>, client
         record.flags = "UAEX";
         record.termination = Some(why);
     }
-}
-
-/// Ends when a change of the configuration forbids a live connection, and says why. A chain that is gone lets its
-/// connections end by themselves, as its service may have moved to another port.
-async fn watch_policies(proxy: &Proxy, chain: &str, tunnel: &Tunnel) -> String {
-    let mut changes = proxy.changes.clone();
-    loop {
-        let snapshot = proxy.snapshot.load_full();
-        if let Some(ChainKind::Tcp(now)) = snapshot.chain(chain).map(|chain| &chain.kind)
-            && let Err(policy) = authorize(now, tunnel)
-        {
-            return rbac::details(policy.as_deref());
-        }
-        if changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// The verdict of all filters of the chain; the error names the policy.
-fn authorize(config: &TcpChain, tunnel: &Tunnel) -> Result<(), Option<Arc<str>>> {
-    let peer = Some(tunnel.peer.uri());
-    let facts =
-        rbac::Facts::of_connection(peer, tunnel.source(), tunnel.ip(), tunnel.authority.port);
-    for filter in &config.rbac {
-        if let rbac::Verdict::Deny(policy) = rbac::judge(filter, &facts) {
-            return Err(policy);
-        }
-    }
-    Ok(())
 }
 
 type Connected = (

@@ -11,15 +11,14 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3 as rt;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier,
-    http_connection_manager::UpgradeConfig, http_filter,
+    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+    http_connection_manager::UpgradeConfig,
 };
-use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as ProtoDuration};
+use envoy_types::pb::google::protobuf::{BoolValue, Duration as ProtoDuration};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::Identity;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use world::{Changes, ECHO_VIP, TCP_VIP, World, answer, get, request, resources};
+use world::{Changes, ECHO_VIP, TCP_VIP, World, answer, get, request};
 
 fn open(manager: &mut HttpConnectionManager) {
     manager.http_filters.remove(0);
@@ -680,45 +679,4 @@ async fn a_get_keeps_a_body_of_unknown_length() {
     let chunked = [("transfer-encoding", "chunked")];
     let got = world.send(request("GET", "/x", &chunked, "body")).await;
     assert_eq!((got.status, got.body.as_str()), (200, "GET /x body"));
-}
-
-#[tokio::test]
-async fn a_policy_on_connects_counts_at_once_on_connections_that_are_there() {
-    let world = World::new(Changes::default()).await;
-    let carrier = world.carrier(&world.client()).await.unwrap();
-    let connect = || hbone::headers::ConnectRequest::new(TCP_VIP.parse().unwrap());
-    assert!(carrier.open(&connect()).await.is_ok());
-    let (url, name, body) = resources(&Changes::default())
-        .into_iter()
-        .find(|(_, name, _)| name == "connect_terminate")
-        .unwrap();
-    let mut listener = Listener::decode(body.as_slice()).unwrap();
-    let Some(filter::ConfigType::TypedConfig(config)) =
-        &mut listener.filter_chains[0].filters[0].config_type
-    else {
-        panic!()
-    };
-    let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-    // An ALLOW filter without a rule.
-    let nobody = envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac {
-        rules: Some(Default::default()),
-        ..Default::default()
-    };
-    let filter = HttpFilter {
-        config_type: Some(http_filter::ConfigType::TypedConfig(Any {
-            type_url: "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC".into(),
-            value: nobody.encode_to_vec(),
-        })),
-        ..HttpFilter::default()
-    };
-    manager.http_filters.insert(0, filter);
-    config.value = manager.encode_to_vec();
-    let update = xds::ResourceUpdate::Upsert {
-        name,
-        version: String::new(),
-        body: listener.encode_to_vec(),
-    };
-    assert_eq!(world.config.apply(&url, vec![update]), vec![]);
-    let refused = carrier.open(&connect()).await.map(drop).unwrap_err();
-    assert!(refused.to_string().contains("403"), "{refused}");
 }

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use testkit::ca::TestCa;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use xds::ResourceUpdate;
 
@@ -145,15 +146,23 @@ impl World {
 
     /// An HBONE connection of this client.
     pub async fn carrier(&self, who: &Certificate) -> Result<hbone::tokio::client::Handle, String> {
-        let tcp = TcpStream::connect(self.address).await.unwrap();
-        let name = rustls::pki_types::ServerName::IpAddress(self.address.ip().into());
-        let tls = TlsConnector::from(who.client_config())
-            .connect(name, tcp)
-            .await
-            .map_err(|e| e.to_string())?;
+        let tls = self.connect(who).await.map_err(|e| e.to_string())?;
         let (handle, driver) = hbone::tokio::client::connect(tls, hbone::proto::Config::client());
         drop(self.proxy.shutdown.spawn_aside(driver));
         Ok(handle)
+    }
+
+    /// The bytes of one.
+    pub async fn raw_carrier(&self, who: &Certificate) -> TlsStream<TcpStream> {
+        self.connect(who).await.unwrap()
+    }
+
+    async fn connect(&self, who: &Certificate) -> std::io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(self.address).await?;
+        let name = rustls::pki_types::ServerName::IpAddress(self.address.ip().into());
+        TlsConnector::from(who.client_config())
+            .connect(name, tcp)
+            .await
     }
 
     pub fn client(&self) -> Arc<Certificate> {
@@ -407,14 +416,36 @@ async fn application(mut stream: hbone::tokio::Stream, to: SocketAddr, seen: See
         .await;
 }
 
+type Reply = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>>;
+
+/// A websocket that sends back what it gets.
+fn switched(request: Request<Incoming>) -> Reply {
+    let upgrade = hyper::upgrade::on(request);
+    drop(Shutdown::new().spawn_aside(async move {
+        let mut joined = TokioIo::new(upgrade.await.unwrap());
+        let mut all = Vec::new();
+        while let Ok(n) = joined.read_buf(&mut all).await {
+            if n == 0 || joined.write_all(&std::mem::take(&mut all)).await.is_err() {
+                break;
+            }
+        }
+    }));
+    let response = Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket");
+    let nothing = Full::new(Bytes::new()).boxed_unsync();
+    response.body(nothing).unwrap()
+}
+
 async fn echo(
     request: Request<Incoming>,
     to: SocketAddr,
     seen: Seen,
-) -> Result<
-    Response<http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>>,
-    std::io::Error,
-> {
+) -> Result<Reply, std::io::Error> {
+    if request.uri().path() == "/ws" {
+        return Ok(switched(request));
+    }
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().unwrap().to_string();
     let mut headers = head.headers.clone();
