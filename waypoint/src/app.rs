@@ -141,6 +141,7 @@ fn proxy(
         reporter: Reporter {
             metrics: Metrics::register(registry),
             lines: logs.lines(),
+            told: Arc::default(),
         },
         shutdown: shutdown.clone(),
         times: Times::default(),

@@ -103,9 +103,10 @@ async fn carrier(
                 continue;
             }
         };
-        let Some((request, responder)) = next else {
+        let Some((mut request, responder)) = next else {
             return;
         };
+        request.baggage = proxy.reporter.told.admit(&peer, request.baggage.take());
         let tunnel = Arc::new(Tunnel::new(
             request,
             peer.clone(),

@@ -4,6 +4,7 @@
 pub mod metrics;
 pub mod record;
 pub mod refused;
+pub mod told;
 
 pub use metrics::Metrics;
 pub use record::{Record, TcpRecord};
@@ -11,6 +12,8 @@ pub use refused::Refused;
 
 use crate::model::access::AccessLog;
 use runtime::access::Writer;
+use std::sync::Arc;
+use told::Told;
 
 /// Where reports go.
 #[derive(Clone)]
@@ -19,6 +22,8 @@ pub struct Reporter {
     pub metrics: Metrics,
     /// Lines.
     pub lines: Writer,
+    /// What peers told of themselves so far.
+    pub told: Arc<Told>,
 }
 
 impl Reporter {

@@ -140,7 +140,11 @@ impl Record {
             if self.grpc { "grpc" } else { "http" }.into(),
         ));
         labels.push(("response_code", self.status.to_string()));
-        let grpc = self.grpc_status.map(|code| code.to_string());
+        // Codes end at 16; anything else would be a series for each number that an application makes up.
+        let grpc = self.grpc_status.map(|code| match code {
+            0..=16 => code.to_string(),
+            _ => "unknown".to_owned(),
+        });
         labels.push(("grpc_response_status", grpc.unwrap_or_default()));
         labels.push(("response_flags", dash(self.flags)));
         labels.push(("connection_security_policy", "mutual_tls".into()));

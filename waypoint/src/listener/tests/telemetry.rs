@@ -1,7 +1,57 @@
 //! What is counted and logged: while connections live, and whatever peers say of themselves.
 
-use super::world::{Changes, ECHO_VIP, World};
+use super::open;
+use super::world::{Changes, ECHO_VIP, World, answer, get};
+use hbone::headers::{Baggage, ConnectRequest};
+use hyper_util::rt::TokioIo;
+use std::collections::BTreeSet;
 use tokio::io::AsyncWriteExt;
+
+fn sum(metrics: &str, family: &str) -> u64 {
+    let lines = metrics
+        .lines()
+        .filter(|line| line.starts_with(&format!("{family}{{")));
+    let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    values.sum()
+}
+
+#[tokio::test]
+async fn what_a_peer_tells_of_itself_makes_a_bounded_number_of_series() {
+    let world = World::new(Changes {
+        chain: Some(open),
+        ..Changes::default()
+    })
+    .await;
+    let carrier = world.carrier(&world.client()).await.unwrap();
+    for n in 0..200 {
+        let mut connect = ConnectRequest::new(ECHO_VIP.parse().unwrap());
+        let long = "v".repeat(1000);
+        let told = format!("k8s.deployment.name=w{n},service.name=s,service.version={long}");
+        connect.baggage = Some(Baggage::parse(&told));
+        let (stream, _) = carrier.open(&connect).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        drop(world.proxy.shutdown.spawn_aside(connection));
+        let got = answer(sender.send_request(get("/", &[])).await.unwrap()).await;
+        assert_eq!(got.status, 200);
+    }
+    let metrics = world.metrics();
+    let label = |name: &str| -> BTreeSet<String> {
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total{"));
+        let values =
+            lines.filter_map(|line| line.split(&format!("{name}=\"")).nth(1)?.split('"').next());
+        values.map(str::to_owned).collect()
+    };
+    let workloads = label("source_workload");
+    assert!(workloads.contains("w0") && workloads.contains("unknown"));
+    assert!(workloads.len() <= 65, "{}", workloads.len());
+    let versions = label("source_version");
+    assert_eq!(versions.iter().map(String::len).max(), Some(253));
+    assert_eq!(sum(&metrics, "istio_requests_total"), 200);
+}
 
 #[tokio::test]
 async fn a_refused_connect_is_a_line_of_the_access_log() {

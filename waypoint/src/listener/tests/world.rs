@@ -106,6 +106,7 @@ impl World {
         let reporter = Reporter {
             metrics: Metrics::register(&registry),
             lines: Writer::start(lines.clone()).unwrap(),
+            told: Arc::default(),
         };
         let times = Times {
             sniff: Duration::from_millis(100),
