@@ -21,6 +21,8 @@ pub struct Times {
     pub head: Duration,
     /// How long a connection may be without a request where the configuration does not say; Envoy's hour.
     pub idle: Duration,
+    /// How often the bytes of live TCP connections are added to the metrics.
+    pub report: Duration,
 }
 
 impl Default for Times {
@@ -31,6 +33,7 @@ impl Default for Times {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(60),
             idle: Duration::from_secs(3600),
+            report: Duration::from_secs(5),
         }
     }
 }

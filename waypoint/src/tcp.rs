@@ -33,6 +33,15 @@ pub async fn serve(proxy: &Proxy, tunnel: Arc<Tunnel>, chain: Arc<Chain>, client
     };
     let (upstream, _busy, _counted) = upstream;
     let tunnel = record.tunnel.clone();
+    let meter = record.opened();
+    let counting = async {
+        loop {
+            tokio::time::sleep(proxy.times.report).await;
+            if let Some(meter) = &meter {
+                meter.tell();
+            }
+        }
+    };
     // A chain that is gone lets its connections end by themselves, as its service may have moved to another port.
     let cut = verdict::forbidden(proxy, |snapshot| {
         verdict::connect(snapshot, &tunnel)?;
@@ -44,6 +53,7 @@ pub async fn serve(proxy: &Proxy, tunnel: Arc<Tunnel>, chain: Arc<Chain>, client
     let why = tokio::select! {
         () = copy(config, client, upstream, &mut record) => None,
         why = cut => Some(why),
+        never = counting => never,
     };
     if let Some(why) = why {
         tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, why, "TCP connection cut");

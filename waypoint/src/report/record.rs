@@ -10,8 +10,10 @@ use crate::reason::Reason;
 use crate::tunnel::Tunnel;
 use crate::upload::Upload;
 use http::HeaderMap;
+use prometheus_client::metrics::counter::Counter;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What is known of where a request or connection went.
@@ -235,6 +237,7 @@ pub struct TcpRecord {
     pub termination: Option<String>,
     /// What the transport said.
     pub transport: Option<String>,
+    meter: Option<Arc<Meter>>,
 }
 
 impl TcpRecord {
@@ -251,37 +254,81 @@ impl TcpRecord {
             flags: "",
             termination: None,
             transport: None,
+            meter: None,
         }
     }
 
-    fn labels(&self) -> Labels {
+    /// The connection to the endpoint is there: it is counted as opened. Yields what its bytes are told with while it
+    /// lives, if they are to be counted.
+    pub fn opened(&mut self) -> Option<Arc<Meter>> {
+        self.chain_metrics()?;
+        let labels = self.labels("");
+        let metrics = &self.reporter.metrics;
+        metrics.opened.get_or_create(&labels).inc();
+        let meter = Arc::new(Meter {
+            count: self.count.clone(),
+            received: Told(metrics.received.get_or_create_owned(&labels), 0.into()),
+            sent: Told(metrics.sent.get_or_create_owned(&labels), 0.into()),
+        });
+        self.meter = Some(meter.clone());
+        Some(meter)
+    }
+
+    /// Is it to be counted?
+    fn chain_metrics(&self) -> Option<()> {
+        match &self.chain.kind {
+            ChainKind::Tcp(chain) if chain.metrics => Some(()),
+            _ => None,
+        }
+    }
+
+    fn labels(&self, flags: &str) -> Labels {
         let mut labels = peer_labels(&self.tunnel, &self.went);
         labels.push(("request_protocol", "tcp".into()));
-        labels.push(("response_flags", dash(self.flags)));
+        labels.push(("response_flags", dash(flags)));
         labels.push(("connection_security_policy", "mutual_tls".into()));
         labels
     }
 }
 
+/// A counter, and how much of what it counts it was told.
+struct Told(Counter, AtomicU64);
+
+impl Told {
+    fn up_to(&self, now: u64) {
+        let before = self.1.swap(now, Relaxed);
+        self.0.inc_by(now.saturating_sub(before));
+    }
+}
+
+/// The bytes of a live connection on their way into the metrics.
+pub struct Meter {
+    count: Arc<crate::io::Count>,
+    received: Told,
+    sent: Told,
+}
+
+impl Meter {
+    /// Adds what has flowed since the last time.
+    pub fn tell(&self) {
+        self.received.up_to(self.count.read.load(Relaxed));
+        self.sent.up_to(self.count.written.load(Relaxed));
+    }
+}
+
 impl Drop for TcpRecord {
     fn drop(&mut self) {
-        use std::sync::atomic::Ordering::Relaxed;
         let ChainKind::Tcp(chain) = &self.chain.kind else {
             return;
         };
         if chain.metrics {
-            let labels = self.labels();
+            let labels = self.labels(self.flags);
             let metrics = &self.reporter.metrics;
-            metrics.opened.get_or_create(&labels).inc();
+            match &self.meter {
+                Some(meter) => meter.tell(),
+                None => drop(metrics.opened.get_or_create(&labels).inc()),
+            }
             metrics.closed.get_or_create(&labels).inc();
-            metrics
-                .received
-                .get_or_create(&labels)
-                .inc_by(self.count.read.load(Relaxed));
-            metrics
-                .sent
-                .get_or_create(&labels)
-                .inc_by(self.count.written.load(Relaxed));
         }
         self.reporter.log(&chain.access, 0, self.flags, self);
     }
@@ -289,7 +336,6 @@ impl Drop for TcpRecord {
 
 impl Facts for TcpRecord {
     fn fact(&self, operator: &Operator) -> Option<Cow<'_, str>> {
-        use std::sync::atomic::Ordering::Relaxed;
         let text = |text: String| Some(Cow::Owned(text));
         match operator {
             Operator::StartTime => text(iso_time(self.wall)),
@@ -318,7 +364,11 @@ impl Facts for TcpRecord {
 }
 
 /// Facts about both ends that requests and connections share.
-pub(super) fn place<'a>(tunnel: &'a Tunnel, went: &'a Went, operator: &Operator) -> Option<Cow<'a, str>> {
+pub(super) fn place<'a>(
+    tunnel: &'a Tunnel,
+    went: &'a Went,
+    operator: &Operator,
+) -> Option<Cow<'a, str>> {
     let without = |address: std::net::SocketAddr, bare: bool| match bare {
         true => address.ip().to_string(),
         false => address.to_string(),

@@ -1,11 +1,30 @@
 //! What is counted and logged: while connections live, and whatever peers say of themselves.
 
-use super::open;
-use super::world::{Changes, ECHO_VIP, World, answer, get};
+use super::world::{Changes, ECHO_VIP, TCP_VIP, World, answer, get};
+use super::{open, open_tcp};
 use hbone::headers::{Baggage, ConnectRequest};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeSet;
-use tokio::io::AsyncWriteExt;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Waits until the metrics are as wanted.
+async fn metrics_show(world: &World, wanted: impl Fn(&str) -> bool) -> String {
+    let wait = async {
+        loop {
+            let metrics = world.metrics();
+            if wanted(&metrics) {
+                return metrics;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    match tokio::time::timeout(limit, wait).await {
+        Ok(metrics) => metrics,
+        Err(_) => panic!("{}", world.metrics()),
+    }
+}
 
 fn sum(metrics: &str, family: &str) -> u64 {
     let lines = metrics
@@ -13,6 +32,38 @@ fn sum(metrics: &str, family: &str) -> u64 {
         .filter(|line| line.starts_with(&format!("{family}{{")));
     let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
     values.sum()
+}
+
+#[tokio::test]
+async fn a_live_tcp_connection_is_counted_before_it_ends() {
+    let world = World::new(Changes {
+        listener: Some(open_tcp),
+        endpoints: Some(vec!["127.0.0.1:9090"]),
+        ..Changes::default()
+    })
+    .await;
+    let mut stream = world.tunnel(TCP_VIP).await;
+    let mut got = [0; 5];
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut got).await.unwrap();
+    let live = metrics_show(&world, |metrics| {
+        sum(metrics, "istio_tcp_received_bytes_total") == 5
+            && sum(metrics, "istio_tcp_sent_bytes_total") == 5
+    })
+    .await;
+    assert_eq!(sum(&live, "istio_tcp_connections_opened_total"), 1);
+    assert_eq!(sum(&live, "istio_tcp_connections_closed_total"), 0);
+    stream.write_all(b"more!").await.unwrap();
+    stream.read_exact(&mut got).await.unwrap();
+    stream.shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    let done = metrics_show(&world, |metrics| {
+        sum(metrics, "istio_tcp_connections_closed_total") == 1
+    })
+    .await;
+    assert_eq!(sum(&done, "istio_tcp_connections_opened_total"), 1);
+    assert_eq!(sum(&done, "istio_tcp_received_bytes_total"), 10);
+    assert_eq!(sum(&done, "istio_tcp_sent_bytes_total"), 10);
 }
 
 #[tokio::test]

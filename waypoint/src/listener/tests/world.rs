@@ -110,6 +110,7 @@ impl World {
         };
         let times = Times {
             sniff: Duration::from_millis(100),
+            report: Duration::from_millis(20),
             ..Times::default()
         };
         let upstream = Upstream::new(dialer, shutdown.clone());
