@@ -1,11 +1,9 @@
 //! The side that opens tunnels.
 
-use std::future::poll_fn;
-
 use ::tokio::io::{AsyncRead, AsyncWrite};
 
 use super::shared::Shared;
-use super::{Driver, Error, Stream};
+use super::{Driver, Error, Pulse, Stream};
 use crate::headers::{ConnectRequest, ConnectResponse};
 use crate::proto::{Config, OpenError};
 
@@ -86,13 +84,12 @@ impl Handle {
 
     /// Sends a PING and waits for the answer; false: the connection closed first. For idle connections only.
     pub async fn ping(&self) -> bool {
-        let seen = {
-            let mut state = self.shared.lock();
-            state.connection.ping();
-            state.wake_driver();
-            state.pongs
-        };
-        poll_fn(|cx| self.shared.lock().poll_pong(cx, seen)).await
+        self.pulse().ping().await
+    }
+
+    /// Tells whether the peer still lives.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.shared.clone())
     }
 
     /// Takes no new tunnels and ends the connection when the last one has ended.

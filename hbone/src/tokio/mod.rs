@@ -4,11 +4,13 @@
 pub mod client;
 mod driver;
 pub mod pool;
+mod pulse;
 pub mod server;
 mod shared;
 mod stream;
 
 pub use driver::{DriveError, Driver};
+pub use pulse::Pulse;
 pub use stream::Stream;
 
 use crate::headers::ConnectResponse;

@@ -6,7 +6,7 @@ use std::task::Poll;
 use ::tokio::io::{AsyncRead, AsyncWrite};
 
 use super::shared::Shared;
-use super::{Driver, Stream};
+use super::{Driver, Pulse, Stream};
 use crate::headers::{ConnectRequest, ConnectResponse};
 use crate::proto::{Config, ErrorCode};
 
@@ -52,6 +52,11 @@ impl Incoming {
                 stream: Stream::new(self.shared.clone(), slot),
             },
         ))
+    }
+
+    /// Tells whether the peer still lives.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.shared.clone())
     }
 
     /// A handle to drain this connection from elsewhere.

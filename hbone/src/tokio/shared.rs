@@ -46,6 +46,7 @@ impl Shared {
             accepting: true,
             owners: 1,
             reserved: 0,
+            arrivals: 0,
             pongs: 0,
             pong_waiters: Vec::new(),
             closed: false,
@@ -81,6 +82,8 @@ pub(super) struct State {
     pub(super) owners: usize,
     /// Streams promised to permits of the pool.
     pub(super) reserved: usize,
+    /// How often bytes came from the carrier.
+    pub(super) arrivals: u64,
     pub(super) pongs: u64,
     pub(super) pong_waiters: Vec<Waker>,
     pub(super) closed: bool,
@@ -140,6 +143,7 @@ impl State {
 
     /// Feeds the codec and hands out what comes of it.
     pub(super) fn receive(&mut self, mut input: &[u8]) -> Result<(), ProtocolError> {
+        self.arrivals += 1;
         while let Some(event) = self.connection.receive(&mut input)? {
             match event {
                 Event::Request { stream, head } => self.requested(stream, head),
