@@ -1,6 +1,7 @@
 //! Wiring: settings → certificates, ADS, HBONE listener, admin, readiness, drain. Nothing is decided here.
 
 use crate::admin;
+use crate::admission::{Admission, Limits};
 use crate::config::{Config, subscriptions};
 use crate::listener;
 use crate::node;
@@ -145,6 +146,7 @@ fn proxy(
         },
         shutdown: shutdown.clone(),
         times: Times::default(),
+        admission: Admission::new(Limits::default()),
         started: Instant::now(),
     }))
 }

@@ -1,6 +1,7 @@
 //! The waypoint: the mesh's L7 proxy, configured over ADS with Envoy's resources, with HBONE on both sides.
 
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod cluster;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod format;
 pub mod forward;
 pub mod headers;
 pub mod io;
+pub mod keepalive;
 pub mod listener;
 pub mod model;
 pub mod node;

@@ -4,8 +4,10 @@
 #[cfg(test)]
 mod tests;
 
+use crate::admission::Admitted;
 use crate::filters::rbac;
 use crate::io::{self, Io, Rewind, Spoken, sniff};
+use crate::keepalive;
 use crate::model::listener::{Chain, ChainKind, Protocols, Terminate};
 use crate::pace::{Overdue, Pace, Paced};
 use crate::proxy::Proxy;
@@ -27,6 +29,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 /// Status of a CONNECT to a place that is not here.
@@ -38,15 +41,29 @@ const INNER_STREAMS: u32 = 100;
 
 /// Accepts carriers until drain.
 pub async fn run(proxy: Arc<Proxy>, listener: TcpListener, certificates: Certificates) {
+    let room = Arc::new(Semaphore::new(proxy.admission.limits.handshakes));
     loop {
         let accepted = tokio::select! {
             () = proxy.shutdown.draining() => return,
-            accepted = listener.accept() => accepted,
+            accepted = next(&listener, &room) => accepted,
         };
         match accepted {
-            Ok((stream, remote)) => {
+            Ok((stream, remote, permit)) => {
+                let admitted = match proxy.admission.admit(remote.ip()) {
+                    Ok(admitted) => admitted,
+                    Err(why) => {
+                        tracing::info!(%remote, %why, "HBONE connection refused");
+                        continue;
+                    }
+                };
+                let arrived = Arrived {
+                    stream,
+                    remote,
+                    admitted,
+                    permit,
+                };
                 let (proxy_, certificates) = (proxy.clone(), certificates.clone());
-                let work = async move { carrier(proxy_, stream, remote, &certificates).await };
+                let work = async move { carrier(proxy_, arrived, &certificates).await };
                 drop(proxy.shutdown.spawn(work));
             }
             Err(error) => match advice(&error) {
@@ -61,13 +78,33 @@ pub async fn run(proxy: Arc<Proxy>, listener: TcpListener, certificates: Certifi
     }
 }
 
-/// One carrier: handshake, identity, then CONNECT after CONNECT.
-async fn carrier(
-    proxy: Arc<Proxy>,
+/// A connection before its handshake.
+struct Arrived {
     stream: TcpStream,
     remote: SocketAddr,
-    certificates: &Certificates,
-) {
+    admitted: Admitted,
+    permit: OwnedSemaphorePermit,
+}
+
+/// The next connection, when there is room for its handshake; until then it waits in the backlog.
+async fn next(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await;
+    let permit = permit.map_err(std::io::Error::other)?;
+    let (stream, remote) = listener.accept().await?;
+    Ok((stream, remote, permit))
+}
+
+/// One carrier: handshake, identity, then CONNECT after CONNECT.
+async fn carrier(proxy: Arc<Proxy>, arrived: Arrived, certificates: &Certificates) {
+    let Arrived {
+        stream,
+        remote,
+        mut admitted,
+        permit,
+    } = arrived;
     let Some(terminate) = proxy.snapshot.load().terminate.clone() else {
         return;
     };
@@ -82,17 +119,26 @@ async fn carrier(
         Ok(Err(error)) => return tracing::info!(%remote, %error, "HBONE handshake failed"),
         Err(_) => return tracing::info!(%remote, "HBONE handshake took too long"),
     };
+    drop(permit);
+    admitted.shaken();
     let peer = match check(&tls, &terminate, &certificate) {
         Ok(peer) => peer,
         Err(why) => return tracing::info!(%remote, why, "HBONE peer refused"),
     };
     let (mut incoming, driver) = server::accept(tls, server_config(&terminate));
-    let driven = proxy.shutdown.spawn(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, %remote, "HBONE connection ended");
+    let lost = keepalive::lost(
+        incoming.pulse(),
+        terminate.keepalive.unwrap_or(keepalive::DEFAULT),
+    );
+    drop(proxy.shutdown.spawn(async move {
+        let _admitted = admitted;
+        tokio::select! {
+            ended = driver => if let Err(error) = ended {
+                tracing::debug!(%error, %remote, "HBONE connection ended");
+            },
+            () = lost => tracing::info!(%remote, "HBONE peer no longer answers"),
         }
-    });
-    drop(driven);
+    }));
     let mut draining = false;
     loop {
         let next = tokio::select! {

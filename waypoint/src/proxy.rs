@@ -1,6 +1,7 @@
 //! What the parts of the data path share: the configuration in force, upstream connections, reports.
 //! Made by `app`, passed by reference to `listener`, `request` and `tcp`.
 
+use crate::admission::Admission;
 use crate::cluster::Live;
 use crate::report::Reporter;
 use crate::state::Snapshot;
@@ -52,6 +53,8 @@ pub struct Proxy {
     pub shutdown: runtime::Shutdown,
     /// Deadlines.
     pub times: Times,
+    /// Who may connect.
+    pub admission: Arc<Admission>,
     /// The clock's origin for ejection times.
     pub started: Instant,
 }

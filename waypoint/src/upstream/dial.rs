@@ -3,6 +3,7 @@
 
 use crate::cluster::Live;
 use crate::io::Io;
+use crate::keepalive;
 use crate::model::cluster::{PeerPrefix, Target};
 use hbone::headers::{Authority, ConnectRequest, Host, IstioSource};
 use hbone::tokio::pool::{CheckoutError, Limits, Pool};
@@ -149,10 +150,14 @@ impl Dialer {
             .unwrap_or(Err(DialError::Timeout))?;
         check_peer(tls.get_ref().1.peer_certificates(), peers)?;
         let (handle, driver) = client::connect(tls, hbone::proto::Config::client());
+        let lost = keepalive::lost(handle.pulse(), keepalive::DEFAULT);
         // It ends with its last stream, or when nobody holds it any more.
         drop(self.shutdown.spawn_aside(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, %address, "carrier ended");
+            tokio::select! {
+                ended = driver => if let Err(error) = ended {
+                    tracing::debug!(%error, %address, "carrier ended");
+                },
+                () = lost => tracing::info!(%address, "the next hop no longer answers"),
             }
         }));
         Ok(handle)

@@ -1,13 +1,15 @@
 //! Deadlines and sizes that a client meets, and what one peer may hold.
 
+use super::policies::push_terminate;
 use super::world::{Changes, World, get};
 use super::{open, routes};
+use crate::admission::Limits;
 use crate::listener::{serve, tunnel_of};
 use crate::model::listener::Protocols;
-use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::config::core::v3::{self as core, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::route::v3 as rt;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
+use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -149,4 +151,82 @@ async fn what_is_no_http_on_an_http_port_is_told_so() {
     let _ = stream.read_to_end(&mut got).await;
     let got = String::from_utf8_lossy(&got);
     assert!(got.starts_with("HTTP/1.1 400"), "{got}");
+}
+
+const FEW: Limits = Limits {
+    handshakes: 8,
+    handshakes_of_one: 1,
+    carriers: 8,
+    carriers_of_one: 2,
+};
+
+#[tokio::test]
+async fn one_address_holds_a_bounded_number_of_carriers_and_of_handshakes() {
+    let world = World::new(Changes {
+        limits: Some(FEW),
+        ..Changes::default()
+    })
+    .await;
+    let client = world.client();
+    let connect = || async { world.tunnel_as(&client, super::ECHO_VIP).await };
+    // A peer that says nothing: as long as it is there, none of the same address is let in.
+    let silent = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    assert!(connect().await.is_err());
+    drop(silent);
+    // When its end is noticed is not told.
+    let first = loop {
+        if let Ok(stream) = connect().await {
+            break stream;
+        }
+    };
+    let _second = connect().await.unwrap();
+    assert!(connect().await.is_err());
+    drop(first);
+    while connect().await.is_err() {}
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_ping_is_let_go_of() {
+    let world = World::new(Changes::default()).await;
+    push_terminate(&world, |manager| {
+        let options = manager.http2_protocol_options.as_mut().unwrap();
+        let millis = |n: i32| {
+            let nanos = n * 1_000_000;
+            Some(ProtoDuration { seconds: 0, nanos })
+        };
+        options.connection_keepalive = Some(core::KeepaliveSettings {
+            interval: millis(20),
+            timeout: millis(200),
+            ..Default::default()
+        });
+    });
+    let mut carrier = world.raw_carrier(&world.client()).await;
+    // HTTP/2's beginning, and not a word after it.
+    carrier
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut got = Vec::new();
+    let _ = carrier.read_to_end(&mut got).await;
+    // PING, no flags, stream 0.
+    let ping = got.windows(9).any(|at| at == b"\0\0\x08\x06\0\0\0\0\0");
+    assert!(ping, "{got:?}");
+}
+
+#[tokio::test]
+async fn the_head_of_a_connect_is_as_long_as_the_listener_says() {
+    let world = World::new(Changes::default()).await;
+    let client = world.client();
+    let connect = || async {
+        let mut request = hbone::headers::ConnectRequest::new(super::ECHO_VIP.parse().unwrap());
+        request.others.push("x-long", &"x".repeat(1200));
+        let carrier = world.carrier(&client).await.unwrap();
+        carrier.open(&request).await.map(drop)
+    };
+    assert!(connect().await.is_ok());
+    push_terminate(&world, |manager| {
+        manager.max_request_headers_kb = Some(UInt32Value { value: 1 });
+    });
+    let refused = connect().await.unwrap_err().to_string();
+    assert!(refused.contains("431"), "{refused}");
 }

@@ -1,6 +1,7 @@
 //! A whole path in one process: client —HBONE→ waypoint —HBONE→ an endpoint's ztunnel → echo.
 //! The waypoint runs on the captured configuration, with changes that a test makes to the echo service.
 
+use crate::admission::{Admission, Limits};
 use crate::config::Config;
 use crate::envoy::tests::capture;
 use crate::proxy::{Proxy, Times};
@@ -79,6 +80,8 @@ pub struct Changes {
     pub cluster: Option<fn(&mut Cluster)>,
     /// Endpoints of the echo, as `ip:port` behind HBONE.
     pub endpoints: Option<Vec<&'static str>>,
+    /// What peers may hold.
+    pub limits: Option<Limits>,
 }
 
 impl World {
@@ -121,6 +124,7 @@ impl World {
             reporter,
             shutdown,
             times,
+            admission: Admission::new(changes.limits.unwrap_or_default()),
             started: Instant::now(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
