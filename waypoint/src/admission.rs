@@ -29,6 +29,22 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The defaults, for a process that may have so many files open: half of them are for carriers, the rest for what
+    /// goes out, and one address gets a quarter of those.
+    pub fn within(files: u64) -> Self {
+        let usual = Self::default();
+        let carriers = usual
+            .carriers
+            .min(usize::try_from(files / 2).unwrap_or(usize::MAX));
+        Self {
+            carriers,
+            carriers_of_one: usual.carriers_of_one.min(carriers / 4),
+            ..usual
+        }
+    }
+}
+
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
@@ -140,6 +156,17 @@ impl Drop for Admitted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn carriers_leave_files_for_what_goes_out() {
+        let carriers = |files| {
+            let limits = Limits::within(files);
+            (limits.carriers, limits.carriers_of_one)
+        };
+        assert_eq!(carriers(1024), (512, 128));
+        assert_eq!(carriers(6000), (3000, 750));
+        assert_eq!(carriers(u64::MAX), (16_384, 1024));
+    }
 
     #[test]
     fn one_address_leaves_room_for_others() {

@@ -124,6 +124,7 @@ fn proxy(
     logs: &Logs,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Arc<Proxy>> {
+    let files = runtime::raise_open_files().context("file descriptor limit")?;
     let snapshot = config.snapshot();
     let peers: Peers = {
         let snapshot = snapshot.clone();
@@ -146,7 +147,7 @@ fn proxy(
         },
         shutdown: shutdown.clone(),
         times: Times::default(),
-        admission: Admission::new(Limits::default()),
+        admission: Admission::new(Limits::within(files)),
         started: Instant::now(),
     }))
 }

@@ -23,3 +23,4 @@ pub mod shutdown;
 pub use readiness::Readiness;
 pub use settings::Settings;
 pub use shutdown::Shutdown;
+pub use sys::limits::raise_open_files;

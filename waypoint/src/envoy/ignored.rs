@@ -284,7 +284,7 @@ pub const FIELDS: &[Field] = &[
     field(
         "Listener",
         "ignore_global_conn_limit",
-        "there is no such limit to ignore",
+        "the limits on carriers hold in any case",
     ),
     field(
         "Listener",
