@@ -12,7 +12,6 @@ mod same_node;
 #[path = "ztunnel/traffic.rs"]
 mod traffic;
 
-use std::io::Read as _;
 use std::net::SocketAddr;
 
 use testkit::echo;
@@ -24,16 +23,4 @@ const SECRET: &[u8] = b"a sentence that must not be readable between the nodes";
 fn refused(from: &Namespace, to: SocketAddr) -> bool {
     let answer = echo::connect(from, to).and_then(|stream| echo::exchange(stream, b"let me in"));
     answer.map_or(true, |answer| answer.is_empty())
-}
-
-/// Whether the peer ends a connection on which nothing is sent, within the read timeout.
-fn ended(stream: &mut std::net::TcpStream) -> bool {
-    let mut byte = [0];
-    match stream.read(&mut byte) {
-        Ok(read) => read == 0,
-        Err(error) => !matches!(
-            error.kind(),
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-        ),
-    }
 }

@@ -98,6 +98,18 @@ pub fn ping(stream: &mut TcpStream, message: &[u8]) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
+/// Whether the peer ends a connection on which nothing is sent, within the read timeout. Silence is no end.
+pub fn ended(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Ok(read) => read == 0,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        ),
+    }
+}
+
 fn serve_one(mut stream: TcpStream, behaviour: Behaviour) {
     let mut buffer = vec![0; 64 * 1024];
     let _peer_may_leave = match behaviour {

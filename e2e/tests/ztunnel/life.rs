@@ -11,7 +11,7 @@ use testkit::echo::{self, Behaviour};
 use testkit::mesh::{self, LIMIT, Mesh, local, principal};
 use testkit::{process, wait};
 
-use crate::{SECRET, ended, refused};
+use crate::{SECRET, refused};
 
 #[test]
 fn a_killed_ztunnel_lets_nothing_through_in_plain() -> Result<()> {
@@ -27,7 +27,7 @@ fn a_killed_ztunnel_lets_nothing_through_in_plain() -> Result<()> {
     assert_eq!(echo::ping(&mut live, b"one")?, b"one");
     peer.accepted.recv_timeout(LIMIT)?;
     mesh.nodes[0].ztunnel = None;
-    assert!(ended(&mut live));
+    assert!(echo::ended(&mut live));
     let again = echo::connect(&client.net.ns, server.at(8080));
     assert!(again.is_err(), "a connection was made without a ztunnel");
     assert!(
@@ -123,7 +123,7 @@ fn the_drain_deadline_cuts_what_still_runs() -> Result<()> {
     let mut live = echo::connect(&client.net.ns, server.at(8080))?;
     assert_eq!(echo::ping(&mut live, b"one")?, b"one");
     mesh.nodes[1].ztunnel().signal(Signal::SIGTERM)?;
-    assert!(ended(&mut live));
+    assert!(echo::ended(&mut live));
     let status = mesh.nodes[1].ztunnel().wait(LIMIT)?;
     assert!(status.success(), "{status}");
     let log = mesh.nodes[1].log();
@@ -251,7 +251,7 @@ fn a_node_agent_that_comes_back_finds_its_pods_served() -> Result<()> {
     // And one that does not know it any more: the pod is dropped with the snapshot.
     mesh.nodes[1].agent.stop();
     mesh.restart_agent(1, &[&extra])?;
-    assert!(ended(&mut live));
+    assert!(echo::ended(&mut live));
     Ok(())
 }
 
@@ -272,7 +272,7 @@ fn a_pod_that_comes_again_is_kept_and_one_in_another_namespace_replaces_it() -> 
     assert_eq!(echo::ping(&mut live, b"two")?, b"two");
     let elsewhere = mesh.bare_pod(1, "server2", "server")?;
     agent.add(&server.uid(), &elsewhere.net, server.info())?;
-    assert!(ended(&mut live), "the old namespace is still served");
+    assert!(echo::ended(&mut live), "the old namespace is still served");
     Ok(())
 }
 
@@ -374,7 +374,7 @@ fn a_removed_pod_is_cut_and_its_certificate_forgotten() -> Result<()> {
     let mut live = echo::connect(&client.net.ns, server.at(8080))?;
     assert_eq!(echo::ping(&mut live, b"one")?, b"one");
     mesh.nodes[1].agent.remove(&server.uid())?;
-    assert!(ended(&mut live));
+    assert!(echo::ended(&mut live));
     let dump = mesh.nodes[1].dump()?;
     assert_eq!(
         dump["certificates"].as_array().map(Vec::len),

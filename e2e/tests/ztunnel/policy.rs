@@ -8,7 +8,7 @@ use testkit::echo::{self, Behaviour};
 use testkit::mesh::{LIMIT, Mesh, principal};
 use testkit::wait;
 
-use crate::{SECRET, ended, refused};
+use crate::{SECRET, refused};
 
 #[test]
 fn a_deny_policy_refuses_and_the_log_names_it() -> Result<()> {
@@ -56,7 +56,7 @@ fn a_new_policy_cuts_a_live_connection_and_spares_the_others() -> Result<()> {
     mesh.policy("no-bad", Scope::Namespace, Action::Deny, principal("bad"));
     // Nothing is sent: the end must come by itself.
     assert!(
-        ended(&mut cut),
+        echo::ended(&mut cut),
         "the connection that policy forbids lives on"
     );
     assert_eq!(echo::ping(&mut kept, b"two")?, b"two");
@@ -93,7 +93,7 @@ fn a_workload_that_comes_under_a_policy_loses_what_it_forbids() -> Result<()> {
         .push("app/nobody".to_owned());
     mesh.publish(&server.workload);
     assert!(
-        ended(&mut live),
+        echo::ended(&mut live),
         "the connection outlived the workload's new policy"
     );
     Ok(())

@@ -60,7 +60,12 @@ impl Node {
 
     /// `/metrics`, as sums by name and a label filter.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
-        let text = process::get(&self.net.ns, local(15020), "/metrics")?.body;
+        self.metric_at(15020, name, labels)
+    }
+
+    /// As [`Node::metric`], of another ztunnel on the node that serves its metrics at `port`.
+    pub fn metric_at(&self, port: u16, name: &str, labels: &[&str]) -> Result<f64> {
+        let text = process::get(&self.net.ns, local(port), "/metrics")?.body;
         let lines = text.lines().filter(|line| {
             let metric = line.split(['{', ' ']).next().unwrap_or_default();
             metric == name && labels.iter().all(|label| line.contains(label))
