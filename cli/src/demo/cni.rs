@@ -1,6 +1,7 @@
 //! Plays the container runtime: calls the real CNI binary for each pod, as the CNI specification says
 //! (environment, configuration on stdin, result or error on stdout).
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -39,6 +40,8 @@ pub fn call(plugin: &Path, agent_socket: &Path, verb: &str, pod: &Pod) -> Result
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // Ctrl-C reaches the demo alone: a call that was begun comes to its end.
+        .process_group(0)
         .spawn()
         .with_context(|| format!("run {}", plugin.display()))?;
     child

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How often a wait looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -25,17 +25,20 @@ impl Interrupt {
             .enable_all()
             .build()
             .context("start the signal listener")?;
+        // Installed before this returns: whatever the demo makes after that, it tidies up.
+        let entered = runtime.enter();
+        let on = |kind| signal(kind).context("install a signal handler");
+        let (mut interrupt, mut terminate, mut hangup) = (
+            on(SignalKind::interrupt())?,
+            on(SignalKind::terminate())?,
+            on(SignalKind::hangup())?,
+        );
+        drop(entered);
         std::thread::spawn(move || {
             runtime.block_on(async {
-                let on = |kind| tokio::signal::unix::signal(kind);
-                let (Ok(mut terminate), Ok(mut hangup)) =
-                    (on(SignalKind::terminate()), on(SignalKind::hangup()))
-                else {
-                    return;
-                };
                 loop {
                     tokio::select! {
-                        _ = tokio::signal::ctrl_c() => {}
+                        _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
                         _ = hangup.recv() => {}
                     }

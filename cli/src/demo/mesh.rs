@@ -1,6 +1,7 @@
 //! The demo's life: brings everything up in stages, restarts and edits what a line asks for, takes all of
 //! it down again. Whatever it made, `down` removes, also after a stage that failed half-way.
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -322,6 +323,7 @@ impl Drop for Mesh {
 fn end_processes_of(netns: &str) -> Result<()> {
     let out = std::process::Command::new("ip")
         .args(["netns", "pids", netns])
+        .process_group(0)
         .output()
         .context("run ip")?;
     for pid in String::from_utf8_lossy(&out.stdout).split_whitespace() {

@@ -1,9 +1,12 @@
 //! The demo's network: namespaces for the hub, the nodes and the pods, wired by veth pairs and bridges.
-//! Built and removed through iproute2's `ip`; nothing is made in the caller's own namespace.
+//! Built through iproute2's `ip`; nothing is made in the caller's own namespace.
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 use sys::Netns;
 
 use super::plan::{self, HUB, NODES, Node, Pod};
@@ -78,14 +81,22 @@ pub fn build_pod(pod: &Pod) -> Result<()> {
     inside(&netns, &format!("route add default via {}", node.gateway()))
 }
 
-/// Deletes every namespace of the demo that is there; the wires go with them.
+/// Deletes every namespace of the demo that is there; the wires go with them. As `ip netns del` does it, but without a
+/// child that a signal could end half-way.
 ///
 /// # Errors
 /// The first namespace that could not be deleted; the others are deleted nevertheless.
 pub fn remove() -> Result<()> {
     let mut fault = None;
     for name in plan::all_netns().into_iter().filter(|n| exists(n)) {
-        if let Err(e) = ip(&["netns", "del", &name]) {
+        let path = path(&name);
+        // EINVAL: nothing is mounted there, only the file was made.
+        let unmounted = match umount2(&path, MntFlags::MNT_DETACH) {
+            Err(Errno::EINVAL) => Ok(()),
+            done => done.map_err(std::io::Error::from),
+        };
+        let deleted = unmounted.and_then(|()| std::fs::remove_file(&path));
+        if let Err(e) = deleted.with_context(|| format!("delete namespace {name}")) {
             fault.get_or_insert(e);
         }
     }
@@ -136,6 +147,8 @@ fn inside(netns: &str, command: &str) -> Result<()> {
 fn ip(words: &[&str]) -> Result<()> {
     let out = Command::new("ip")
         .args(words)
+        // Ctrl-C reaches the demo alone, which finishes what it is at.
+        .process_group(0)
         .output()
         .context("run ip (Debian package iproute2)")?;
     if !out.status.success() {
