@@ -1,7 +1,9 @@
 //! The only crate with unsafe code: what the kernel offers and `std` does not. Network namespaces
 //! entered by closure, TCP sockets with capture options, SOCK_SEQPACKET with descriptors, splice,
-//! peer credentials, limits, and a packet tap. It knows nothing about the mesh.
+//! peer credentials, limits, children, and a packet tap. It knows nothing about the mesh.
 
+/// Children that do not outlive whoever started them.
+pub mod child;
 /// Who is on the other end of a Unix socket (SO_PEERCRED).
 pub mod credentials;
 /// Process limits.

@@ -1,13 +1,16 @@
 //! The real binaries as children of a test: found in the target directory, started inside a namespace,
-//! logged to a file, killed on drop.
+//! logged to a file, killed on drop and when this process ends, whatever ends it.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -64,6 +67,32 @@ fn target_dir() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("no target dir above {executable:?}"))
 }
 
+/// A child to be started in a namespace, and where to send it.
+type Wanted = (sys::Netns, Command, Sender<io::Result<Child>>);
+
+/// The thread that starts all children: the kernel ends them when it ends, which is when this process does, however.
+static STARTER: LazyLock<Mutex<Sender<Wanted>>> = LazyLock::new(|| {
+    let (send, wanted) = channel::<Wanted>();
+    thread::spawn(move || {
+        for (netns, mut command, answer) in wanted {
+            sys::child::ends_with_starter(&mut command);
+            let child = netns.enter(|| command.spawn()).and_then(|child| child);
+            let _nobody_waits = answer.send(child);
+        }
+    });
+    Mutex::new(send)
+});
+
+fn spawn(netns: sys::Netns, command: Command) -> Result<Child> {
+    let (answer, child) = channel();
+    STARTER
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .send((netns, command, answer))
+        .map_err(|_| anyhow!("the thread that starts children is gone"))?;
+    Ok(child.recv()??)
+}
+
 impl Process {
     /// Starts `binary` in `namespace` with only the given environment; output goes to `log`.
     ///
@@ -88,9 +117,9 @@ impl Process {
             .envs(environment)
             .stdin(Stdio::null());
         command.stdout(output.try_clone()?).stderr(output);
-        let child = namespace
-            .run(|| command.spawn())?
-            .with_context(|| format!("start {}", binary.display()))?;
+        let netns = sys::Netns::open(&namespace.path())
+            .with_context(|| format!("namespace {}", namespace.name()))?;
+        let child = spawn(netns, command).with_context(|| format!("start {}", binary.display()))?;
         let name = binary
             .file_name()
             .unwrap_or_default()

@@ -16,6 +16,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -308,7 +310,8 @@ impl Node {
     }
 }
 
-/// Deletes namespaces of test processes that were killed before they could drop theirs.
+/// Deletes namespaces of test processes that were killed before they could drop theirs, and ends what still runs in them
+/// (`scripts/sweep` does the same).
 fn sweep() {
     let Ok(entries) = fs::read_dir("/run/netns") else {
         return;
@@ -324,8 +327,17 @@ fn sweep() {
             continue;
         };
         if !PathBuf::from(format!("/proc/{pid}")).exists() {
+            end_inside(&name);
             let _best_effort = ip(&["netns", "del", &name], "");
         }
+    }
+}
+
+/// Kills every process inside a namespace.
+fn end_inside(namespace: &str) {
+    let pids = ip(&["netns", "pids", namespace], "").unwrap_or_default();
+    for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        let _may_have_ended = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
@@ -356,6 +368,24 @@ fn finish(mut command: Command, input: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    #[test]
+    fn what_a_killed_test_left_is_swept_with_what_runs_in_it() {
+        crate::root_or_skip!();
+        // The id of a process that has ended is nobody's.
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let left = Namespace::create(format!("cw{}-0-net", gone.id())).unwrap();
+        let mut cat = Command::new("cat");
+        cat.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut running = left.run(|| cat.spawn()).unwrap().unwrap();
+        let input = running.stdin.take();
+        sweep();
+        assert_eq!(running.wait().unwrap().signal(), Some(9));
+        assert!(!left.path().exists());
+        drop(input);
+    }
 
     #[test]
     fn a_panic_leaves_no_namespace_behind_and_pods_reach_each_other_before() {
