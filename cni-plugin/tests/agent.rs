@@ -7,7 +7,7 @@
 mod node;
 
 use nix::sys::signal::Signal;
-use node::{Node, Pod, Ztunnel, added, root, until};
+use node::{Node, Pod, Ztunnel, added, root, until, within};
 
 #[tokio::test]
 async fn a_pod_of_the_mesh_is_captured_served_checked_and_let_go() {
@@ -100,7 +100,9 @@ async fn a_pod_that_stays_unknown_or_unserved_does_not_start() {
         .await;
     // Known objects are found at once, so wait until they are known.
     let nobody = Pod::new("nobody");
-    while node.cni("STATUS", &nobody).await.error().1 != "no ztunnel is connected" {}
+    let known =
+        async { while node.cni("STATUS", &nobody).await.error().1 != "no ztunnel is connected" {} };
+    within("a STATUS that misses only a ztunnel", known).await;
     let unknown = node.cni("ADD", &nobody).await.error();
     assert_eq!(
         (unknown.0, unknown.1.as_str()),
@@ -250,7 +252,9 @@ async fn a_second_agent_is_refused_while_the_first_lives_and_takes_over_when_it_
     let pod = Pod::new("web");
     node.add(&pod, &mut ztunnel).await;
     let mut refused = node.agent_command();
-    let refused = refused.env("TAKEOVER_WAIT", "0s").output().await.unwrap();
+    let refused = within("a refusal", refused.env("TAKEOVER_WAIT", "0s").output())
+        .await
+        .unwrap();
     assert_eq!(refused.status.code(), Some(3));
     let text = String::from_utf8(refused.stderr).unwrap();
     let socket = node.path("ztunnel.sock");
@@ -307,7 +311,7 @@ async fn wrong_settings_are_named_together() {
         .env("NODE_NAME", "")
         .env("OBJECT_WAIT", "soon")
         .env("IPV6_ENABLED", "yes");
-    let out = command.output().await.unwrap();
+    let out = within("its words", command.output()).await.unwrap();
     assert_eq!(out.status.code(), Some(2));
     let text = String::from_utf8(out.stderr).unwrap();
     for name in [

@@ -5,6 +5,8 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::{Duration, Instant},
 };
 
 fn command(dir: &Path) -> Command {
@@ -21,36 +23,36 @@ fn command(dir: &Path) -> Command {
     command
 }
 
+/// Long enough for a busy machine; what hangs fails.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// A running control plane; killed when a test fails.
 struct Running {
     child: Child,
-    log: BufReader<std::process::ChildStdout>,
+    log: Receiver<String>,
     admin: String,
 }
 
 impl Running {
     fn start(dir: &Path) -> Running {
         let mut child = command(dir).spawn().expect("the binary");
-        let log = BufReader::new(child.stdout.take().expect("piped"));
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (send, log) = channel();
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| send.send(line))
+        });
         let mut running = Running {
             child,
             log,
             admin: String::new(),
         };
         loop {
-            let mut line = String::new();
-            assert_ne!(
-                running.log.read_line(&mut line).expect("a line"),
-                0,
-                "it ended before it served"
-            );
+            let line = running.log.recv_timeout(LIMIT).expect("it serves");
             if line.contains("admin server") {
-                running.admin = line
-                    .trim_end()
-                    .rsplit("address=")
-                    .next()
-                    .expect("a last part")
-                    .to_owned();
+                let address = line.rsplit("address=").next();
+                running.admin = address.expect("a last part").to_owned();
             } else if line.contains("serving ADS") {
                 return running;
             }
@@ -59,6 +61,7 @@ impl Running {
 
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.admin).expect("the admin server");
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -71,9 +74,28 @@ impl Running {
 
     /// Asks until the status says so.
     fn wait_for(&self, text: &str) {
-        while !self.get("/status").contains(text) {
-            std::thread::yield_now();
+        let end = Instant::now() + LIMIT;
+        loop {
+            let status = self.get("/status");
+            if status.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < end, "no {text:?} in {status}");
         }
+    }
+
+    /// Its log from here to its end, and its exit code.
+    fn ended(&mut self) -> (String, Option<i32>) {
+        let mut rest = String::new();
+        loop {
+            match self.log.recv_timeout(LIMIT) {
+                Ok(line) => rest += &(line + "\n"),
+                // It closed its output: it ends.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end: {rest}"),
+            }
+        }
+        (rest, self.child.wait().expect("an end").code())
     }
 }
 
@@ -124,12 +146,8 @@ fn it_serves_notices_edits_and_ends_at_sigterm() {
             .expect("kill")
             .success()
     );
-    assert_eq!(running.child.wait().expect("an end").code(), Some(0));
-    let mut rest = String::new();
-    running
-        .log
-        .read_to_string(&mut rest)
-        .expect("the rest of the log");
+    let (rest, code) = running.ended();
+    assert_eq!(code, Some(0));
     assert!(rest.contains("drained"), "{rest}");
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_hbone as hbone;
@@ -19,6 +20,9 @@ use tokio::task::{LocalSet, spawn_local};
 const BAGGAGE: &str = "k8s.cluster.name=c,k8s.namespace.name=ns,k8s.deployment.name=d";
 /// Tunnels at once.
 const PARALLEL: usize = 24;
+
+/// A run in which no byte comes for so long has stalled.
+const STALL: Duration = Duration::from_secs(60);
 
 /// How reading ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -285,13 +289,27 @@ async fn h2_client_against_us(seed: u64, config: Config) -> usize {
     done
 }
 
+/// Runs to the end, unless no byte has been compared for `STALL`.
+async fn unstalled<T>(run: impl Future<Output = T>) -> T {
+    let mut run = std::pin::pin!(run);
+    let mut before = CHECKED.load(Ordering::Relaxed);
+    loop {
+        if let Ok(done) = tokio::time::timeout(STALL, &mut run).await {
+            return done;
+        }
+        let now = CHECKED.load(Ordering::Relaxed);
+        assert_ne!(now, before, "no byte has come for {STALL:?}");
+        before = now;
+    }
+}
+
 #[tokio::test]
 async fn our_client_and_the_h2_server_carry_every_byte() {
     let run = async {
         let done = our_client_against_h2(1, Config::client()).await;
         done + our_client_against_h2(2, small_windows(Config::client())).await
     };
-    let done = LocalSet::new().run_until(run).await;
+    let done = LocalSet::new().run_until(unstalled(run)).await;
     println!(
         "{done} tunnels, {} bytes compared so far",
         CHECKED.load(Ordering::Relaxed)
@@ -304,7 +322,7 @@ async fn the_h2_client_and_our_server_carry_every_byte() {
         let done = h2_client_against_us(3, Config::server()).await;
         done + h2_client_against_us(4, small_windows(Config::server())).await
     };
-    let done = LocalSet::new().run_until(run).await;
+    let done = LocalSet::new().run_until(unstalled(run)).await;
     println!(
         "{done} tunnels, {} bytes compared so far",
         CHECKED.load(Ordering::Relaxed)

@@ -1,20 +1,35 @@
 //! A node for the tests of the real binaries: directories, the agent as a process, pods as network
 //! namespaces, the CNI binary, and a ztunnel that the test plays itself.
+use std::io::Write as _;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sys::Netns;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 use zds::Request;
 use zds::client::Connection;
+
+/// Long enough for a busy machine; what hangs fails.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for something, but not for ever.
+pub async fn within<T>(what: &str, it: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(LIMIT, it).await {
+        Ok(done) => done,
+        Err(_) => panic!("{what}: not within {LIMIT:?}"),
+    }
+}
 
 /// False, with the reason printed, when we are not root.
 pub fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        println!("skipped: the agent needs root");
+        // Past libtest's capture, so that `scripts/test` counts it.
+        let _ = writeln!(std::io::stderr(), "skipped: the agent needs root");
     }
     root
 }
@@ -141,7 +156,9 @@ impl Node {
 
     /// Waits for the agent's end; its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        self.agent.take().unwrap().wait().await.unwrap().code()
+        let mut agent = self.agent.take().unwrap();
+        let end = within("the end of the agent", agent.wait()).await;
+        end.unwrap().code()
     }
 
     pub fn adopt(&mut self, agent: Child) {
@@ -174,7 +191,7 @@ impl Node {
     }
 
     pub async fn plugin(&self, verb: &str, pod: &Pod, args: &str, stdin: String) -> Called {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_causeway-cni"));
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_causeway-cni"));
         command
             .env_clear()
             .env("CNI_COMMAND", verb)
@@ -184,19 +201,16 @@ impl Node {
             .env("CNI_ARGS", args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let run = move || {
-            use std::io::Write;
-            let mut child = command.spawn().unwrap();
-            child
-                .stdin
-                .take()
-                .unwrap()
-                .write_all(stdin.as_bytes())
-                .unwrap();
-            child.wait_with_output().unwrap()
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let run = async {
+            input.write_all(stdin.as_bytes()).await.unwrap();
+            drop(input);
+            child.wait_with_output().await.unwrap()
         };
-        Called::from(tokio::task::spawn_blocking(run).await.unwrap())
+        Called::from(within("an answer of the CNI binary", run).await)
     }
 }
 
@@ -246,14 +260,16 @@ impl Ztunnel {
     /// Connects and takes the snapshot; what it named.
     pub async fn connect(node: &Node) -> (Self, Vec<String>) {
         let mut backoff = zds::client::Backoff::new();
-        let connection = loop {
-            match Connection::connect(&node.path("ztunnel.sock")).await {
-                Ok(connection) => break connection,
-                // As the real one does: the agent may not be there yet.
-                Err(_) => tokio::time::sleep(backoff.step()).await,
+        let connect = async {
+            loop {
+                match Connection::connect(&node.path("ztunnel.sock")).await {
+                    Ok(connection) => break connection,
+                    // As the real one does: the agent may not be there yet.
+                    Err(_) => tokio::time::sleep(backoff.step()).await,
+                }
             }
         };
-        let mut ztunnel = Self(connection);
+        let mut ztunnel = Self(within("a connection to the agent", connect).await);
         let mut named = Vec::new();
         loop {
             let text = ztunnel.take(Ok(())).await;
@@ -266,7 +282,10 @@ impl Ztunnel {
 
     /// Takes one request and answers it.
     pub async fn take(&mut self, answer: Result<(), &str>) -> String {
-        let text = match self.0.next().await.unwrap() {
+        let text = match within("a request of the agent", self.0.next())
+            .await
+            .unwrap()
+        {
             Request::Add { uid, info, netns } => {
                 let (info, netns) = (info.unwrap(), Netns::from_fd(netns).unwrap());
                 let account = info.service_account;
@@ -291,9 +310,14 @@ pub fn added(pod: &Pod) -> String {
     format!("add uid-{name} shop/{name} sa-{name} {inode}")
 }
 
-/// Waits for a fact.
+/// Waits for a fact, but not for ever.
 pub async fn until(mut fact: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + LIMIT;
     while !fact() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(
+            tokio::time::Instant::now() < end,
+            "it does not come within {LIMIT:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

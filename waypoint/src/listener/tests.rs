@@ -632,9 +632,14 @@ async fn each_refused_shape_is_nacked_by_ads_and_fails_no_request() {
         assert_eq!(nacks[n].message, format!("{}: {want}", refused.name));
     }
     let enough = served.load(SeqCst) + 20;
-    while served.load(SeqCst) < enough {
-        tokio::task::yield_now().await;
-    }
+    let more = async {
+        while served.load(SeqCst) < enough {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(limit, more)
+        .await
+        .expect("traffic goes on");
     stop.store(true, SeqCst);
     let failed = traffic.await.unwrap().unwrap();
     assert!(failed.is_empty(), "{failed:?}");
