@@ -1,4 +1,4 @@
-//! Our parts against foreign ones (tier T2): `hbone` and ztunnel against Envoy, ztunnel against any binary with upstream's
+//! Our parts against foreign ones: `hbone` and ztunnel against Envoy, ztunnel against any binary with upstream's
 //! interface. Run by `make e2e`, and by `make test` with what is there. Without libtest, because what could not run must not count as passed.
 
 #[path = "foreign/cases.rs"]

@@ -125,25 +125,24 @@ fn metadata() -> Value {
     serde_json::from_slice(&out.stdout).expect("cargo metadata prints JSON")
 }
 
-/// Every `.rs` file that git would track.
-fn sources() -> Vec<PathBuf> {
+/// Every file that git would track and one of the patterns matches; none in an unpacked archive without git.
+fn tracked(patterns: &[&str]) -> Vec<PathBuf> {
     let out = Command::new("git")
-        .args([
-            "ls-files",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "*.rs",
-        ])
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .args(patterns)
         .current_dir(root())
         .output()
         .expect("git lists the sources");
     let list = String::from_utf8(out.stdout).expect("paths are UTF-8");
-    let mut files: Vec<PathBuf> = list
-        .lines()
+    list.lines()
         .map(|l| root().join(l))
         .filter(|p| p.exists())
-        .collect();
+        .collect()
+}
+
+/// Every `.rs` file that git would track.
+fn sources() -> Vec<PathBuf> {
+    let mut files = tracked(&["*.rs"]);
     if files.is_empty() {
         // An unpacked archive without git.
         walk(&root(), &mut files);
@@ -272,6 +271,39 @@ fn files_are_short_and_say_what_they_are() {
         faults.len(),
         faults.join("\n")
     );
+}
+
+/// Words of the place where this was planned: a reader of the repository has no such document.
+const NOT_HERE: [&str; 4] = ["design.md", "design rule", "submission", "shared/reference"];
+
+#[test]
+fn nothing_points_out_of_the_repository() {
+    let pages = tracked(&[
+        "*.md",
+        "*.sh",
+        "*.toml",
+        "Makefile",
+        ".ci/*",
+        "scripts/*",
+        "e2e/*",
+    ]);
+    let mut faults = Vec::new();
+    for path in sources().into_iter().chain(pages) {
+        let name = path
+            .strip_prefix(root())
+            .unwrap_or(&path)
+            .display()
+            .to_string();
+        // This file holds the list; what is no text holds no words.
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let found = NOT_HERE.iter().filter(|word| text.contains(**word));
+        if name != "e2e/tests/house.rs" {
+            faults.extend(found.map(|word| format!("{name}: {word:?}")));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]

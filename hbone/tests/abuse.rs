@@ -1,4 +1,4 @@
-//! T11 against the codec: every flood ends with the code that it must end with, and what the codec holds for it is counted,
+//! Abuse of the codec: every flood ends with the code that it must end with, and what the codec holds for it is counted,
 //! allocation by allocation.
 
 #[path = "support/attacks.rs"]

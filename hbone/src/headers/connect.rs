@@ -7,7 +7,8 @@ const MAX_OTHERS: usize = 16;
 /// How many bytes of unknown headers are kept, names and values together.
 const MAX_OTHERS_BYTES: usize = 4096;
 
-/// The head of a CONNECT request. Everything but the authority is only as trustworthy as the peer: see design.md §3.
+/// The head of a CONNECT request. Everything but the authority is only as trustworthy as the peer: believe
+/// trust headers only of peers that may set them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectRequest {
     /// Where the tunnel shall end.

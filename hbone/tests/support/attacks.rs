@@ -1,4 +1,4 @@
-//! What hostile peers send after a good preface (T11): frames by round, and how they must end. Pure; used by `abuse.rs` against
+//! What hostile peers send after a good preface: frames by round, and how they must end. Pure; used by `abuse.rs` against
 //! the codec and by `e2e/tests/abuse` against a real ztunnel.
 
 const DATA: u8 = 0;

@@ -1,5 +1,5 @@
 //! `/config_dump`: what this ztunnel knows, in the JSON that istioctl reads from upstream's (reference: a dump of a
-//! running istio, `captures/…/ztunnel-config_dump.json`). Pure: values in, JSON out. Called by `admin`.
+//! running istio, `testdata/config_dump.json`). Pure: values in, JSON out. Called by `admin`.
 //!
 //! No key material can get here: a [`Certificate`](identity::Certificate) does not give its key away.
 

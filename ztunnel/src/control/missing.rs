@@ -1,5 +1,5 @@
 //! Policies that a workload of this node names and that the control plane has not sent. After half a minute that is a
-//! fault of the control plane, said in the log and in a metric (traffic is denied by then, see design.md section 3).
+//! fault of the control plane, said in the log and in a metric (traffic is denied by then: docs/decisions/0019-harmless-names.md).
 //! The ledger is pure; the task around it is started by `app`.
 
 use std::collections::{BTreeMap, BTreeSet};

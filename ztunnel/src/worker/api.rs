@@ -114,7 +114,7 @@ pub struct Deadlines {
     pub workload: Duration,
     /// Waiting for the pod's certificate (10 s).
     pub certificate: Duration,
-    /// Waiting for a policy that is named but unknown (1 s, design.md section 3).
+    /// Waiting for a policy that is named but unknown (1 s, docs/decisions/0019-harmless-names.md).
     pub policy: Duration,
 }
 
@@ -293,7 +293,7 @@ pub enum Ask {
         /// Address.
         address: std::net::IpAddr,
     },
-    /// A workload names a policy that the snapshot lacks. The fault counter of design.md section 3 (30 s) starts here.
+    /// A workload names a policy that the snapshot lacks. The fault counter (30 s, docs/decisions/0019-harmless-names.md) starts here.
     Policy {
         /// `namespace/name`.
         name: Arc<str>,
