@@ -31,7 +31,7 @@ const COUNTED: usize = 400;
 const OFF: f64 = 0.12;
 
 #[test]
-fn the_base_set_is_served_and_outlives_a_refused_listener() -> Result<()> {
+fn the_base_set_is_served_and_outlives_a_lost_control_plane_and_a_refused_listener() -> Result<()> {
     testkit::root_or_skip!();
     let mut world = World::start()?;
     world.push(&capture::as_sent(BASE)?)?;
@@ -44,6 +44,12 @@ fn the_base_set_is_served_and_outlives_a_refused_listener() -> Result<()> {
     ]
     .concat();
     compare(&world, "base set", &rows)?;
+
+    world.lose_control_plane()?;
+    compare(&world, "base set, without a control plane", &rows)?;
+    world.find_control_plane()?;
+    compare(&world, "base set, after the control plane came back", &rows)?;
+    assert_eq!(world.ads.nacks(), []);
 
     world.push(&capture::as_sent(RICH)?)?;
     assert_eq!(texts(&world.ads.nacks()), [CLUSTERS, INSPECTOR]);

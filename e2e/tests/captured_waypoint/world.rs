@@ -110,6 +110,24 @@ impl World {
         self.ads.settled(1, LIMIT)
     }
 
+    /// Takes the control plane away and waits until the waypoint's stream is gone.
+    ///
+    /// # Errors
+    /// When the stream stays.
+    pub fn lose_control_plane(&self) -> Result<()> {
+        self.ads.refuse(true);
+        self.ads.settled(0, LIMIT)
+    }
+
+    /// Brings the control plane back and waits until the waypoint has found it and answered what there is.
+    ///
+    /// # Errors
+    /// When that does not happen in time.
+    pub fn find_control_plane(&self) -> Result<()> {
+        self.ads.refuse(false);
+        self.ads.settled(1, LIMIT)
+    }
+
     fn asked_for(&self, name: &str) -> bool {
         let requests = self.ads.requests();
         let mut names = requests
