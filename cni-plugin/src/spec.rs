@@ -15,6 +15,32 @@ pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Where the agent listens unless the configuration says otherwise.
 pub const AGENT_SOCKET: &str = "/run/causeway/cni-agent.sock";
 
+/// How many seconds to wait for the agent's answer unless the configuration says otherwise.
+const TIMEOUT_SECONDS: u64 = 30;
+
+/// The keys of the network configuration that are ours, each with its default and what it means, for the page of
+/// settings. The others of [`Conf`] are the specification's.
+#[must_use]
+pub fn keys() -> [(&'static str, String, &'static str); 3] {
+    [
+        (
+            "agentSocket",
+            AGENT_SOCKET.to_owned(),
+            "where the node's agent listens (its `AGENT_SOCKET`)",
+        ),
+        (
+            "excludeNamespaces",
+            String::new(),
+            "pods of these namespaces start also when no agent answers",
+        ),
+        (
+            "timeoutSeconds",
+            TIMEOUT_SECONDS.to_string(),
+            "longest wait for the agent's answer",
+        ),
+    ]
+}
+
 /// What the runtime wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -89,7 +115,7 @@ impl Conf {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         // An hour is more than any runtime waits, and never beyond what a clock can hold.
-        Duration::from_secs(self.timeout_seconds.unwrap_or(30).min(3600))
+        Duration::from_secs(self.timeout_seconds.unwrap_or(TIMEOUT_SECONDS).min(3600))
     }
 
     /// The result of an ADD: the previous plugin's, untouched.

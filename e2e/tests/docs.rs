@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use cni_plugin::spec::Conf;
 use runtime::settings::{Setting, Settings, table};
+use serde_json::{Value, json};
 
 const HEAD: &str = "\
 # Configuration
@@ -44,15 +46,52 @@ fn page() -> String {
         assert!(rows.len() > 5, "{name} has only {} settings", rows.len());
         page.push_str(&format!("\n## {name}\n\n{}", table(&rows)));
     }
-    page.push_str(&format!(
+    page.push_str(
         "\n## causeway-cni\n\nThe CNI binary is configured by its entry in the network configuration:\n\n\
-         | key | default | meaning |\n|---|---|---|\n\
-         | `agentSocket` | `{}` | where the node's agent listens (its `AGENT_SOCKET`) |\n\
-         | `excludeNamespaces` | – | pods of these namespaces start also when no agent answers |\n\
-         | `timeoutSeconds` | `30` | longest wait for the agent's answer |\n",
-        cni_plugin::spec::AGENT_SOCKET
-    ));
+         | key | default | meaning |\n|---|---|---|\n",
+    );
+    for (key, default, meaning) in cni_plugin::spec::keys() {
+        let default = if default.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{default}`")
+        };
+        page.push_str(&format!("| `{key}` | {default} | {meaning} |\n"));
+    }
     page
+}
+
+#[test]
+fn the_keys_of_the_cni_binary_are_those_that_it_reads() {
+    // A new field has to be decided on here: the specification's, or ours and then a key.
+    let Conf {
+        cni_version: _,
+        name: _,
+        prev_result: _,
+        agent_socket: None,
+        exclude_namespaces,
+        timeout_seconds: None,
+    } = Conf::default()
+    else {
+        panic!("a default in the struct itself");
+    };
+    assert!(exclude_namespaces.is_empty());
+    let values = [json!("/x.sock"), json!(["a"]), json!(7)];
+    for ((key, default, _), value) in cni_plugin::spec::keys().into_iter().zip(values) {
+        let read = |text: Value| -> Conf { serde_json::from_value(text).expect("a configuration") };
+        assert_ne!(
+            read(json!({ key: value })),
+            Conf::default(),
+            "{key} is not read"
+        );
+        match key {
+            "agentSocket" => assert_eq!(Conf::default().socket().display().to_string(), default),
+            "timeoutSeconds" => {
+                assert_eq!(Conf::default().timeout().as_secs().to_string(), default);
+            }
+            _ => assert_eq!(default, ""),
+        }
+    }
 }
 
 #[test]

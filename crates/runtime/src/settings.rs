@@ -314,11 +314,14 @@ fn number_range<T>() -> &'static str {
     }
 }
 
-/// The rows as a Markdown table.
+/// The rows as a Markdown table. A setting that two parts read in the same way stands there once.
 #[must_use]
 pub fn table(rows: &[Setting]) -> String {
     let mut out = String::from("| name | default | allowed | meaning |\n|---|---|---|---|\n");
-    for row in rows {
+    for (at, row) in rows.iter().enumerate() {
+        if rows[..at].contains(row) {
+            continue;
+        }
         let code = |text: &str| {
             if text.is_empty() {
                 "–".into()
