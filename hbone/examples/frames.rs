@@ -1,4 +1,5 @@
-//! The codec alone: messages of a size to and fro on many streams, for callgrind. Arguments: streams, bytes, rounds.
+//! The codec alone: messages of a size to and fro on many streams, for callgrind (`e2e/tests/instructions.rs` holds its
+//! cost to a limit). Arguments: streams, bytes, rounds.
 //! `valgrind --tool=callgrind target/release/examples/frames 64 1024 1000`; a frame is sent by one side and received by
 //! the other, twice per stream and round.
 #![allow(clippy::print_stdout, reason = "its result")]
@@ -50,6 +51,11 @@ fn main() {
     let [streams, size, rounds] = arguments[..] else {
         panic!("streams, bytes, rounds");
     };
+    println!("{} frames", run(streams, size, rounds));
+}
+
+/// Sends a message of `size` bytes on each stream, both ways, so many times; how many frames that were.
+pub fn run(streams: usize, size: usize, rounds: usize) -> usize {
     let mut client = Connection::client(Config::client());
     let mut server = Connection::server(Config::server());
     let request = ConnectRequest::new("10.0.0.1:80".parse().expect("an authority"));
@@ -71,5 +77,5 @@ fn main() {
         bytes += receive(&mut client, &mut wire, &mut Vec::new());
     }
     assert_eq!(bytes, 2 * streams * size * rounds);
-    println!("{} frames", 2 * streams * rounds);
+    2 * streams * rounds
 }
