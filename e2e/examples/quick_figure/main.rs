@@ -1,12 +1,13 @@
 //! The quick figure: CPU time per GB and per message of two ztunnels, against two plain relays in the same place, in the
 //! same run, in interleaved blocks. `make quick-figure`; QUICK_FIGURE="<rounds> <seconds per block>", WORKERS=<per
-//! ztunnel>, ONLY=<part of a row's name>. Needs root.
+//! ztunnel>, ONLY=<part of a row's name>. Ends with exit code 1 when a ratio is above its bound. Needs root.
 
 mod load;
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +18,8 @@ use testkit::process::Process;
 use testkit::redirect;
 
 const PORT: u16 = 8080;
+/// The ztunnels may cost so many times what the relays cost, by the median of the blocks' ratios.
+const BOUND: f64 = 1.5;
 /// Where the capture rules lead to, and what they leave alone.
 const OUTBOUND: u16 = 15001;
 const INBOUND: u16 = 15008;
@@ -27,11 +30,12 @@ const KINDS: [(&str, Kind); 3] = [
     ("64 x 1 KiB, CPU-us/message", Kind::Messages(64)),
 ];
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [role, port, target] = arguments.as_slice() {
         anyhow::ensure!(role == "relay", "no role {role}");
-        return relay::run(port.parse()?, &target.parse()?, MARK);
+        relay::run(port.parse()?, &target.parse()?, MARK)?;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Err(reason) = testkit::topology::supported() {
         bail!("{reason}");
@@ -61,16 +65,20 @@ fn main() -> Result<()> {
     println!(
         "{workers} workers per ztunnel; medians (lowest..highest) of {rounds} blocks of {seconds} s"
     );
+    let mut all_met = true;
     for ((name, kind), [ours, relays]) in kinds.iter().zip(&seen) {
         let ratios = ours
             .iter()
             .zip(relays)
             .map(|(ours, relays)| ours.cost / relays.cost);
+        let met = median(ratios.clone()).is_some_and(|ratio| ratio <= BOUND);
+        all_met &= met;
         println!(
-            "{name:28} ztunnels {}  relays {}  ratio {}  of the best quarter {:.2}   {} {} against {}",
+            "{name:28} ztunnels {}  relays {}  ratio {}, at most {BOUND}: {}  of the best quarter {:.2}   {} {} against {}",
             spread(ours.iter().map(|one| one.cost)),
             spread(relays.iter().map(|one| one.cost)),
             spread(ratios),
+            if met { "met" } else { "NOT met" },
             best_quarter(ours) / best_quarter(relays),
             if matches!(kind, Kind::Messages(_)) {
                 "messages/s"
@@ -81,7 +89,7 @@ fn main() -> Result<()> {
             spread(relays.iter().map(|one| one.rate)),
         );
     }
-    Ok(())
+    Ok(ExitCode::from(u8::from(!all_met)))
 }
 
 /// Both peers, each with a client and a server pod on two nodes.
@@ -180,6 +188,12 @@ fn best_quarter(blocks: &[Figures]) -> f64 {
     let mut costs: Vec<f64> = blocks.iter().map(|block| block.cost).collect();
     costs.sort_by(f64::total_cmp);
     costs.get(costs.len() / 4).copied().unwrap_or(f64::NAN)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Median with the lowest and the highest.
