@@ -111,7 +111,7 @@ async fn routes_and_paths_are_as_envoys() {
 }
 
 #[tokio::test]
-async fn policies_refuse_and_name_themselves() {
+async fn what_no_allow_policy_matches_is_refused_and_the_log_says_that_none_did() {
     let world = World::new(Changes::default()).await;
     for request in [
         request("DELETE", "/", &[], ""),
