@@ -7,7 +7,10 @@ DEMO_ARGS  ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN        := $(TARGET_DIR)/$(PROFILE)
 
-.PHONY: help demo test e2e check build setup fmt docs quick-figure bench fuzz
+.PHONY: help demo test e2e soak check build setup ready docs quick-figure bench fuzz
+
+# Steps are in order; cargo has its own parallelism.
+.NOTPARALLEL:
 
 # Read by bench from the environment, like PEER_ZTUNNEL, ONLY, ROUNDS, BLOCK, WORKERS, QUICK, PUBLISH.
 export OUT ?= $(TARGET_DIR)/bench
@@ -15,7 +18,8 @@ export OUT ?= $(TARGET_DIR)/bench
 help:
 	@echo "make demo    build, then run the whole mesh on this machine (DEMO_ARGS=--once ends by itself)"
 	@echo "make test    everything a change must pass: make check, unit and property tests, real processes in namespaces"
-	@echo "make e2e     against foreign parts: h2spec, five HTTP/2 libraries, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path)"
+	@echo "make e2e     against foreign parts: h2spec, five HTTP/2 libraries, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path, STRICT=1)"
+	@echo "make soak    the sized tests at full size, with their figures (SOAK=full: 100 GiB over 100,000 connections too)"
 	@echo "make check   formatting, lints, docs, licences, directions between crates, sizes"
 	@echo "make docs    docs/configuration.md anew, from the settings that the binaries read"
 	@echo "make quick-figure   CPU per GB and per message of two ztunnels against two plain relays, in one run"
@@ -26,20 +30,24 @@ help:
 setup:
 	@scripts/setup build
 
+# Before the build, which takes minutes: what a run needs, root above all.
+ready:
+	@scripts/setup run
+
 build: setup
 	$(CARGO) build --release --locked --workspace --bins
 
-demo: build
-	@scripts/setup run
+demo: ready build
 	$(BIN)/causeway demo $(DEMO_ARGS)
 
-test: check build
-	@scripts/setup run
-	scripts/test
+test: ready check build
+	scripts/sweep scripts/test
 
-e2e: build
-	@scripts/setup run
-	scripts/e2e
+e2e: ready build
+	scripts/sweep scripts/e2e
+
+soak: ready build
+	scripts/sweep scripts/soak
 
 check: setup
 	$(CARGO) fmt --all --check
@@ -48,14 +56,14 @@ check: setup
 	scripts/deny
 	$(CARGO) test --locked --quiet -p e2e --test house
 
-quick-figure: build
-	CARGO_TARGET_DIR=$(TARGET_DIR) $(CARGO) run --release --locked --quiet -p e2e --example quick_figure
+quick-figure: ready build
+	CARGO_TARGET_DIR=$(TARGET_DIR) scripts/sweep $(CARGO) run --release --locked --quiet -p e2e --example quick_figure
 
-bench: build
-	@scripts/setup run
-	$(BIN)/causeway-bench $(BENCH_ARGS)
+bench: ready build
+	scripts/sweep $(BIN)/causeway-bench $(BENCH_ARGS)
 
-fuzz: setup
+fuzz:
+	@scripts/setup fuzz
 	scripts/fuzz
 
 # docs/configuration.md from the settings that the binaries read.
