@@ -1,5 +1,5 @@
 //! Our translation against what a real istiod sent for the same objects, field by field. Every difference that is
-//! accepted stands here with its reason; one that is not there, or one there that no longer occurs, fails.
+//! accepted stands here with its reason; one that is not there, or more or fewer than stand there, fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,8 @@ mod types;
 
 use tree::{Difference, Tree};
 
-/// Path of a difference (`*` stands for anything) and why it is accepted.
-type Accepted = (&'static str, &'static str);
+/// Path of the differences (`*` stands for anything), how many there are, and why they are accepted.
+type Accepted = (&'static str, usize, &'static str);
 
 fn read(name: &str) -> Vec<u8> {
     let path = format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -184,7 +184,7 @@ fn compare(
         .filter(|difference| {
             !accepted
                 .iter()
-                .any(|(pattern, _)| matches(pattern, &difference.path))
+                .any(|(pattern, ..)| matches(pattern, &difference.path))
         })
         .map(ToString::to_string)
         .collect();
@@ -194,12 +194,15 @@ fn compare(
         unexpected.len(),
         unexpected.join("\n")
     );
-    for (pattern, _) in accepted {
-        let used = found
-            .iter()
-            .any(|difference| matches(pattern, &difference.path));
-        assert!(used, "accepted, but does not occur any more: {pattern}");
-    }
+    let counts: Vec<String> = accepted
+        .iter()
+        .filter_map(|(pattern, count, _)| {
+            let occur = found.iter().filter(|one| matches(pattern, &one.path));
+            let occur = occur.count();
+            (occur != *count).then(|| format!("{pattern}: {occur} occur, {count} are accepted"))
+        })
+        .collect();
+    assert!(counts.is_empty(), "{}", counts.join("\n"));
     same
 }
 

@@ -30,20 +30,22 @@ fn resources(
 #[test]
 fn addresses_are_istiods() {
     let accepted = [
-        ("Kubernetes//Pod/*system/*", NO_INPUT),
-        ("Kubernetes//Pod/smoke/*", NO_INPUT),
+        ("Kubernetes//Pod/*system/*", 2, NO_INPUT),
+        ("Kubernetes//Pod/smoke/*", 2, NO_INPUT),
         (
             "Kubernetes/discovery.k8s.io/EndpointSlice/default/*",
+            1,
             NO_INPUT,
         ),
-        ("default/kubernetes*", NO_INPUT),
-        ("*-system/*.svc.cluster.local", NO_INPUT),
-        ("smoke/web*", NO_INPUT),
+        ("default/kubernetes*", 1, NO_INPUT),
+        ("*-system/*.svc.cluster.local", 2, NO_INPUT),
+        ("smoke/web*", 1, NO_INPUT),
         (
             "Kubernetes/networking.istio.io/ServiceEntry/*",
+            1,
             SERVICE_ENTRY,
         ),
-        ("app/ext.example.com", SERVICE_ENTRY),
+        ("app/ext.example.com", 1, SERVICE_ENTRY),
     ];
     let (addresses, _, _) = resources(&ambient());
     let same = compare(
@@ -76,11 +78,12 @@ fn clusters_are_istiods() {
     let accepted = [
         (
             "inbound-vip|*|echo*.max_pending_requests*",
+            2,
             DESTINATION_RULE,
         ),
-        ("inbound-vip|*|echo*.outlier_detection", DESTINATION_RULE),
-        ("inbound-vip|*|echo*.config", DESTINATION_RULE),
-        ("inbound-vip|80|http|ext.example.com", SERVICE_ENTRY),
+        ("inbound-vip|*|echo*.outlier_detection", 2, DESTINATION_RULE),
+        ("inbound-vip|*|echo*.config", 2, DESTINATION_RULE),
+        ("inbound-vip|80|http|ext.example.com", 1, SERVICE_ENTRY),
     ];
     let (_, _, envoy) = resources(&ambient());
     let same = compare(
@@ -93,7 +96,7 @@ fn clusters_are_istiods() {
 
 #[test]
 fn endpoints_are_istiods() {
-    let accepted = [("inbound-vip|80|http|ext.example.com", SERVICE_ENTRY)];
+    let accepted = [("inbound-vip|80|http|ext.example.com", 1, SERVICE_ENTRY)];
     let (_, _, envoy) = resources(&ambient());
     let theirs = capture::<ClusterLoadAssignment>("ambient/endpoints.pb");
     assert_eq!(
@@ -109,20 +112,23 @@ fn endpoints_are_istiods() {
 #[test]
 fn listeners_are_istiods() {
     let accepted = [
-        ("main_internal.*.HttpConnectionManager.tracing", TRACING),
+        ("main_internal.*.HttpConnectionManager.tracing", 2, TRACING),
         (
             "main_internal.*.range_matchers.<*240.240.0.1*>",
+            1,
             SERVICE_ENTRY,
         ),
         (
             "main_internal.*.range_matchers.<workloads>.ranges*",
+            4,
             SERVICE_ENTRY,
         ),
         (
             "main_internal.filter_chains.<inbound-vip|80|http|ext.example.com>",
+            1,
             SERVICE_ENTRY,
         ),
-        ("main_internal.filter_chains.order", SERVICE_ENTRY),
+        ("main_internal.filter_chains.order", 1, SERVICE_ENTRY),
     ];
     let (_, _, envoy) = resources(&ambient());
     let theirs = capture::<Listener>("ambient/listener.pb");
@@ -135,17 +141,19 @@ fn addresses_of_the_rich_set_are_istiods() {
     let accepted = [
         (
             "Kubernetes//Pod/app/wp-5597bdb48b-qg2q9.*.node",
+            1,
             "the pod ran on another node when the manifests were written",
         ),
-        ("Kubernetes//Pod/*-system/*", NO_INPUT),
+        ("Kubernetes//Pod/*-system/*", 6, NO_INPUT),
         (
             "Kubernetes/discovery.k8s.io/EndpointSlice/default/*",
+            1,
             NO_INPUT,
         ),
-        ("default/kubernetes*", NO_INPUT),
-        ("*-system/*.svc.cluster.local", NO_INPUT),
-        ("Kubernetes/networking.istio.io/*", SERVICE_ENTRY),
-        ("app/*.example.com", SERVICE_ENTRY),
+        ("default/kubernetes*", 1, NO_INPUT),
+        ("*-system/*.svc.cluster.local", 2, NO_INPUT),
+        ("Kubernetes/networking.istio.io/*", 3, SERVICE_ENTRY),
+        ("app/*.example.com", 3, SERVICE_ENTRY),
     ];
     let (addresses, _, _) = resources(&rich());
     let theirs = capture::<Address>("rich/address.pb");
@@ -173,22 +181,33 @@ fn authorizations_of_the_rich_set_are_istiods() {
 #[test]
 fn clusters_of_the_rich_set_are_istiods() {
     let accepted = [
-        ("inbound-vip|*.example.com", SERVICE_ENTRY),
-        ("inbound-vip|80|http/v1|httpbin*", DESTINATION_RULE),
+        ("inbound-vip|*.example.com", 4, SERVICE_ENTRY),
+        ("inbound-vip|80|http/v1|httpbin*", 1, DESTINATION_RULE),
         (
             "inbound-vip|*.circuit_breakers.thresholds[0].max_*.value",
+            5,
             DESTINATION_RULE,
         ),
-        ("inbound-vip|*.istio.fields.config", DESTINATION_RULE),
-        ("inbound-vip|*.outlier_detection", DESTINATION_RULE),
+        ("inbound-vip|*.istio.fields.config", 3, DESTINATION_RULE),
+        ("inbound-vip|*.outlier_detection", 3, DESTINATION_RULE),
         (
             "inbound-vip|80|http|httpbin*.connect_timeout.seconds",
+            1,
             DESTINATION_RULE,
         ),
-        ("inbound-vip|80|http|httpbin*.lb_config", DESTINATION_RULE),
-        ("inbound-vip|80|http|httpbin*.lb_policy", DESTINATION_RULE),
+        (
+            "inbound-vip|80|http|httpbin*.lb_config",
+            1,
+            DESTINATION_RULE,
+        ),
+        (
+            "inbound-vip|80|http|httpbin*.lb_policy",
+            1,
+            DESTINATION_RULE,
+        ),
         (
             "inbound-vip|80|http|httpbin*.typed_extension_protocol_options",
+            1,
             DESTINATION_RULE,
         ),
     ];
@@ -201,8 +220,8 @@ fn clusters_of_the_rich_set_are_istiods() {
 #[test]
 fn endpoints_of_the_rich_set_are_istiods() {
     let accepted = [
-        ("inbound-vip|*.example.com", SERVICE_ENTRY),
-        ("inbound-vip|80|http/v1|httpbin*", DESTINATION_RULE),
+        ("inbound-vip|*.example.com", 2, SERVICE_ENTRY),
+        ("inbound-vip|80|http/v1|httpbin*", 1, DESTINATION_RULE),
     ];
     let (_, _, envoy) = resources(&rich());
     let theirs = capture::<ClusterLoadAssignment>("rich/endpoints.pb");
@@ -220,44 +239,57 @@ fn endpoints_of_the_rich_set_are_istiods() {
 #[test]
 fn listeners_of_the_rich_set_are_istiods() {
     let accepted = [
-        ("main_internal.*.HttpConnectionManager.tracing", TRACING),
+        ("main_internal.*.HttpConnectionManager.tracing", 4, TRACING),
         (
             "main_internal.*.@stats.PluginConfig",
+            6,
             "Telemetry is not read yet: metrics have their default labels",
         ),
-        ("main_internal.*.range_matchers.<*240.240.*>", SERVICE_ENTRY),
+        (
+            "main_internal.*.range_matchers.<*240.240.*>",
+            3,
+            SERVICE_ENTRY,
+        ),
         (
             "main_internal.*.range_matchers.<workloads>.ranges*",
+            5,
             SERVICE_ENTRY,
         ),
         (
             "main_internal.filter_chains.<inbound-vip|*.example.com>",
+            4,
             SERVICE_ENTRY,
         ),
-        ("main_internal.filter_chains.order", SERVICE_ENTRY),
+        ("main_internal.filter_chains.order", 1, SERVICE_ENTRY),
         (
             "main_internal.listener_filters*",
+            2,
             "the only TLS port is that of a ServiceEntry, and TLS is looked into only if a policy asks for the server name",
         ),
         (
             "*<inbound-vip|7070|http|grpc*.RouteConfig.*",
+            4,
             "GRPCRoute is not read yet",
         ),
         (
             "*<inbound-vip|80|http|httpbin*.RouteConfig.*",
+            10,
             "VirtualService is not read yet",
         ),
         (
             "*<inbound-vip|80|http|httpbin*.<envoy.filters.http.jwt_authn>",
+            1,
             JWT,
         ),
-        ("*<inbound-vip|80|http|httpbin*.http_filters.order", JWT),
+        ("*<inbound-vip|80|http|httpbin*.http_filters.order", 1, JWT),
         (
             "*.policies.ns[app]-policy[jwt]-rule[0].principals[0].identifier.AndIds.ids[1].*",
+            2,
             JWT,
         ),
         (
             "*.policies.ns[app]-policy[jwt]-rule[0].principals[0].identifier.AndIds.ids[2].*",
+            2,
             JWT,
         ),
     ];
