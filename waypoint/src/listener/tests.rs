@@ -555,6 +555,12 @@ async fn a_protocol_where_the_server_speaks_first_is_taken_for_tcp() {
     assert!(log.contains(" encap "), "{log}");
 }
 
+async fn reaches(count: &std::sync::atomic::AtomicUsize, enough: usize) {
+    while count.load(std::sync::atomic::Ordering::SeqCst) < enough {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_refused_shape_is_nacked_by_ads_and_fails_no_request() {
     use crate::config::subscriptions;
@@ -632,14 +638,8 @@ async fn each_refused_shape_is_nacked_by_ads_and_fails_no_request() {
         assert_eq!(nacks[n].message, format!("{}: {want}", refused.name));
     }
     let enough = served.load(SeqCst) + 20;
-    let more = async {
-        while served.load(SeqCst) < enough {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(limit, more)
-        .await
-        .expect("traffic goes on");
+    let goes_on = reaches(&served, enough);
+    tokio::time::timeout(limit, goes_on).await.unwrap();
     stop.store(true, SeqCst);
     let failed = traffic.await.unwrap().unwrap();
     assert!(failed.is_empty(), "{failed:?}");
