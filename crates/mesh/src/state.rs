@@ -9,6 +9,7 @@ mod changes;
 mod claims;
 mod policies;
 mod ranges;
+mod refused;
 mod snapshot;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use self::{
     changes::Changes,
     policies::Bound,
+    refused::RefusedAddress,
     snapshot::{Endpoints, Snapshot},
 };
 use crate::{
@@ -36,6 +38,9 @@ pub enum Update {
     /// The control plane sent a policy that we refused: the last good one of that name stays; where there is
     /// none, this one (see [`Policy::invalid`]) denies in its place until a good one comes.
     RefusedPolicy(Arc<Policy>),
+    /// The control plane sent a workload or service that we refused: the last good one of that name stays, and
+    /// addresses that nobody else has must not be called (see [`Snapshot::refused_at`]) until a good one comes.
+    RefusedAddress(Arc<RefusedAddress>),
     /// Removes the workload of that uid or the service of that key (`namespace/hostname`). Unknown: no change.
     RemoveAddress(Arc<str>),
     /// Removes a policy. Unknown: no change.

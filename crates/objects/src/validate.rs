@@ -216,6 +216,11 @@ impl Check for Gateway {
             "is missing",
         )?;
         for (i, listener) in self.spec.listeners.iter().enumerate() {
+            ensure(
+                listener.port != 0,
+                format!("spec.listeners[{i}].port"),
+                "must be 1 to 65535",
+            )?;
             let from = &listener.allowed_routes.namespaces.from;
             ensure(
                 matches!(from.as_str(), "" | "Same" | "All" | "Selector" | "None"),

@@ -2,7 +2,7 @@
 //!
 //! Decoding is strict: a resource that says something that we do not understand is refused as a whole, with
 //! the path of the field and the bad value; the last good one stays. A refused policy that has no last good
-//! one is replaced by one that denies. Extensions on workloads and services are ignored (they are hints of
+//! one is replaced by one that denies; the addresses of a refused workload or service are not called. Extensions on workloads and services are ignored (they are hints of
 //! other data planes); on policies they are conditions that we cannot check, so the policy is refused.
 
 mod address;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use mesh::{
     policy::{Policy, PolicyName, Scope},
-    service::Service,
-    state::Update,
+    service::{Service, Vip},
+    state::{RefusedAddress, Update},
     workload::Workload,
 };
 use prost::Message as _;
@@ -46,7 +46,7 @@ pub struct Refused {
     pub name: String,
     /// Which field, and what is wrong with it. Goes into the NACK.
     pub reason: FieldError,
-    /// To be applied all the same: keeps a refused policy from leaving a gap.
+    /// To be applied all the same: keeps what was refused from leaving a gap.
     pub instead: Option<Update>,
 }
 
@@ -67,20 +67,14 @@ impl Decoder {
         name: &str,
         body: &[u8],
     ) -> Result<Update, Box<Refused>> {
-        let refuse = |reason| {
-            Box::new(Refused {
-                name: name.to_owned(),
-                reason,
-                instead: None,
-            })
-        };
         match type_url {
-            type_url::ADDRESS => self.address(name, body).map_err(refuse),
-            type_url::WORKLOAD => self.bare_workload(name, body).map_err(refuse),
+            type_url::ADDRESS => self.address(name, body),
+            type_url::WORKLOAD => self.bare_workload(name, body),
             type_url::AUTHORIZATION => self.authorization(name, body),
-            other => Err(refuse(FieldError::new(format!(
-                "type URL {other} is not one of WDS"
-            )))),
+            other => {
+                let reason = FieldError::new(format!("type URL {other} is not one of WDS"));
+                Err(refused_address(name, reason, Vec::new()))
+            }
         }
     }
 
@@ -118,30 +112,48 @@ impl Decoder {
         policy::policy(&mut self.interner, message)
     }
 
-    fn address(&mut self, name: &str, body: &[u8]) -> Result<Update, FieldError> {
-        let message = pb::Address::decode(body).map_err(field::undecodable)?;
+    fn address(&mut self, name: &str, body: &[u8]) -> Result<Update, Box<Refused>> {
+        let unread = |reason| refused_address(name, reason, Vec::new());
+        let message =
+            pb::Address::decode(body).map_err(|error| unread(field::undecodable(error)))?;
         match message.r#type {
             Some(pb::address::Type::Workload(message)) => self.named_workload(name, &message),
-            Some(pb::address::Type::Service(message)) => {
-                let service = self.service(&message).map_err(|e| e.at("service"))?;
-                field::same_name(name, &service.key.to_string())
-                    .map_err(|e| e.at("service.hostname"))?;
-                Ok(Update::Service(Arc::new(service)))
-            }
-            None => Err(FieldError::new("neither workload nor service").at("address")),
+            Some(pb::address::Type::Service(message)) => self.named_service(name, &message),
+            None => Err(unread(
+                FieldError::new("neither workload nor service").at("address"),
+            )),
         }
     }
 
-    fn bare_workload(&mut self, name: &str, body: &[u8]) -> Result<Update, FieldError> {
-        let message = pb::Workload::decode(body).map_err(field::undecodable)?;
-        self.named_workload(name, &message)
+    fn bare_workload(&mut self, name: &str, body: &[u8]) -> Result<Update, Box<Refused>> {
+        match pb::Workload::decode(body) {
+            Ok(message) => self.named_workload(name, &message),
+            Err(error) => Err(refused_address(name, field::undecodable(error), Vec::new())),
+        }
     }
 
-    fn named_workload(&mut self, name: &str, message: &pb::Workload) -> Result<Update, FieldError> {
-        let workload = self.workload(message).map_err(|e| e.at("workload"))?;
+    fn named_workload(
+        &mut self,
+        name: &str,
+        message: &pb::Workload,
+    ) -> Result<Update, Box<Refused>> {
+        let workload = self.workload(message).map_err(|e| e.at("workload"));
         // A removal comes by resource name: under another name we could never remove it.
-        field::same_name(name, &workload.uid).map_err(|e| e.at("workload.uid"))?;
-        Ok(Update::Workload(Arc::new(workload)))
+        let named = workload.and_then(|workload| {
+            field::same_name(name, &workload.uid).map_err(|e| e.at("workload.uid"))?;
+            Ok(Update::Workload(Arc::new(workload)))
+        });
+        named.map_err(|reason| refused_address(name, reason, address::claimed_by_workload(message)))
+    }
+
+    fn named_service(&mut self, name: &str, message: &pb::Service) -> Result<Update, Box<Refused>> {
+        let service = self.service(message).map_err(|e| e.at("service"));
+        let named = service.and_then(|service| {
+            field::same_name(name, &service.key.to_string())
+                .map_err(|e| e.at("service.hostname"))?;
+            Ok(Update::Service(Arc::new(service)))
+        });
+        named.map_err(|reason| refused_address(name, reason, address::claimed_by_service(message)))
     }
 
     fn authorization(&mut self, name: &str, body: &[u8]) -> Result<Update, Box<Refused>> {
@@ -173,6 +185,23 @@ impl Decoder {
                 })
             })
     }
+}
+
+/// A refused workload or service: without its addresses, traffic there would look like traffic out of the mesh,
+/// and pass its waypoint by.
+fn refused_address(name: &str, reason: FieldError, vips: Vec<Vip>) -> Box<Refused> {
+    let instead = (!vips.is_empty()).then(|| {
+        Update::RefusedAddress(Arc::new(RefusedAddress {
+            name: name.into(),
+            vips: vips.into(),
+            why: reason.to_string().into(),
+        }))
+    });
+    Box::new(Refused {
+        name: name.to_owned(),
+        reason,
+        instead,
+    })
 }
 
 /// The resource name of a policy.

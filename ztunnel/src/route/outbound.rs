@@ -1,5 +1,5 @@
 //! The outbound decision: what a pod dialled -> plain, tunnel, or refusal. First match wins, in the order of the code:
-//! own ports, workload address, service VIP, unknown address.
+//! own ports, workload address, service VIP, address of a refused resource, unknown address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -101,6 +101,13 @@ pub fn outbound(snapshot: &Snapshot, request: &Outbound<'_>, rng: &mut impl Rng)
         snapshot.service_at(request.network, destination.ip(), &source.namespace)
     {
         call.service(service, rng)
+    } else if let Some(refused) = snapshot.refused_at(request.network, destination.ip()) {
+        // What guards it is not known: it must not look like an address outside of the mesh.
+        let detail = format!(
+            "{destination} belongs to {}, which was refused: {}",
+            refused.name, refused.why
+        );
+        Err(reject(Reason::Unsupported, detail))
     } else {
         Ok(Route::Passthrough(Plain {
             destination,

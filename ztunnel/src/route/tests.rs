@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hbone::headers::{Authority, Host};
 use mesh::identity::Identity;
 use mesh::service::{LoadBalancing, Mode, Service, ServicePort, Vip, WeightedWaypoint};
-use mesh::state::{Snapshot, State, Update};
+use mesh::state::{RefusedAddress, Snapshot, State, Update};
 use mesh::workload::{
     ApplicationTunnel, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress,
     PortPair, ServicePorts, TunnelProtocol, Workload,
@@ -427,6 +427,36 @@ fn a_refusal_says_which_waypoint_or_endpoint_is_missing() {
         detail,
         "waypoint app/gone.app.svc.cluster.local:15008 is not known"
     );
+}
+
+#[test]
+fn an_address_of_a_refused_resource_is_not_called_in_plain_text() {
+    let refused = Update::RefusedAddress(Arc::new(RefusedAddress {
+        name: "app/h".into(),
+        vips: [
+            Vip::address("", ip("10.96.0.7")),
+            Vip::address("", ip("10.96.0.1")),
+        ]
+        .into(),
+        why: "service.waypoint: odd".into(),
+    }));
+    let mesh = || Mesh {
+        more: vec![refused.clone()],
+        ..Mesh::default()
+    };
+    match mesh().route("10.96.0.7:80") {
+        Route::Reject { detail, .. } => assert_eq!(
+            detail,
+            "10.96.0.7:80 belongs to app/h, which was refused: service.waypoint: odd"
+        ),
+        other => panic!("{other:?}"),
+    }
+    // What is known of the address counts first.
+    assert!(matches!(mesh().route("10.96.0.1:80"), Route::Tunnel(_)));
+    assert!(matches!(
+        mesh().route("10.96.0.8:80"),
+        Route::Passthrough(_)
+    ));
 }
 
 fn arrive(own: Option<&Workload>, local: &str, authority: &str) -> Result<String, (u16, Reason)> {

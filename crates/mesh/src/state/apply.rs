@@ -26,7 +26,14 @@ pub(super) fn apply(to: &mut Snapshot, updates: Vec<Update>) -> Changes {
                     to.put_policy(policy, &mut changes);
                 }
             }
+            Update::RefusedAddress(refused) => {
+                let name = refused.name.clone();
+                if to.refusals.put(refused) {
+                    changes.refusals.push(name);
+                }
+            }
             Update::RemoveAddress(name) => {
+                to.take_refusal(&name, &mut changes);
                 to.take_workload(&name, &mut changes);
                 to.take_service(&name, &mut changes);
             }
@@ -46,7 +53,14 @@ pub(super) fn apply(to: &mut Snapshot, updates: Vec<Update>) -> Changes {
 }
 
 impl Snapshot {
+    fn take_refusal(&mut self, name: &str, changes: &mut Changes) {
+        if self.refusals.take(name) {
+            changes.refusals.push(name.into());
+        }
+    }
+
     fn put_workload(&mut self, new: Arc<Workload>, changes: &mut Changes) {
+        self.take_refusal(&new.uid, changes);
         let old = self.workloads.get(&new.uid).cloned();
         if old.as_ref() == Some(&new) {
             return;
@@ -98,6 +112,10 @@ impl Snapshot {
     }
 
     fn put_service(&mut self, new: Arc<Service>, changes: &mut Changes) {
+        // The text of the key is made only when there is something to look for.
+        if !self.refusals.is_empty() {
+            self.take_refusal(&new.key.to_string(), changes);
+        }
         if self.services.get(&new.key) == Some(&new) {
             return;
         }

@@ -19,13 +19,18 @@ pub struct Changes {
     pub services: Vec<NamespacedHostname>,
     /// Policies, with each scope that they had or have now.
     pub policies: Vec<(PolicyName, Scope)>,
+    /// Names of workloads and services that are refused now, or no longer.
+    pub refusals: Vec<Arc<str>>,
 }
 
 impl Changes {
     /// Nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.workloads.is_empty() && self.services.is_empty() && self.policies.is_empty()
+        self.workloads.is_empty()
+            && self.services.is_empty()
+            && self.policies.is_empty()
+            && self.refusals.is_empty()
     }
 
     /// Whether that workload changed.
@@ -63,6 +68,7 @@ impl Changes {
         merge(&mut self.workloads, later.workloads);
         merge(&mut self.services, later.services);
         merge(&mut self.policies, later.policies);
+        merge(&mut self.refusals, later.refusals);
     }
 }
 

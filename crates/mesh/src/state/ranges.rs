@@ -5,41 +5,56 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::claims::Claims;
-use crate::{
-    map::Map,
-    service::{Service, Vip},
-};
+use super::claims::{Claimant, Claims};
+use crate::{map::Map, service::Vip};
 
 /// All ranges of all networks.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Ranges {
-    services: Map<Vip, Claims<Service>>,
+#[derive(Debug)]
+pub(super) struct Ranges<T> {
+    claims: Map<Vip, Claims<T>>,
     /// How many ranges have that length; v4 and v6 lengths apart.
     lengths: Arc<BTreeMap<(bool, u8), usize>>,
 }
 
-impl Ranges {
-    pub(super) fn insert(&mut self, range: &Vip, service: &Arc<Service>) {
+impl<T> Clone for Ranges<T> {
+    fn clone(&self) -> Self {
+        Self {
+            claims: self.claims.clone(),
+            lengths: self.lengths.clone(),
+        }
+    }
+}
+
+impl<T> Default for Ranges<T> {
+    fn default() -> Self {
+        Self {
+            claims: Map::default(),
+            lengths: Arc::default(),
+        }
+    }
+}
+
+impl<T: Claimant> Ranges<T> {
+    pub(super) fn insert(&mut self, range: &Vip, claimant: &Arc<T>) {
         let range = canonical(range);
-        if self.services.get(&range).is_none() {
+        if self.claims.get(&range).is_none() {
             *Arc::make_mut(&mut self.lengths)
                 .entry(length(&range.range))
                 .or_default() += 1;
         }
-        self.services
-            .change(&range, |claims| Some(Claims::with(claims, service)));
+        self.claims
+            .change(&range, |claims| Some(Claims::with(claims, claimant)));
     }
 
-    pub(super) fn remove(&mut self, range: &Vip, service: &Service) {
+    pub(super) fn remove(&mut self, range: &Vip, claimant: &T) {
         let range = canonical(range);
-        // A service may name one range twice: its length must not be given up twice.
-        if self.services.get(&range).is_none() {
+        // A claimant may name one range twice: its length must not be given up twice.
+        if self.claims.get(&range).is_none() {
             return;
         }
-        self.services
-            .change(&range, |claims| claims?.without(service));
-        if self.services.get(&range).is_some() {
+        self.claims
+            .change(&range, |claims| claims?.without(claimant));
+        if self.claims.get(&range).is_some() {
             return;
         }
         let lengths = Arc::make_mut(&mut self.lengths);
@@ -56,7 +71,7 @@ impl Ranges {
         &'a self,
         network: &str,
         address: IpAddr,
-    ) -> impl Iterator<Item = &'a [Arc<Service>]> {
+    ) -> impl Iterator<Item = &'a [Arc<T>]> {
         let v6 = address.is_ipv6();
         self.lengths
             .range((v6, 0)..=(v6, u8::MAX))
@@ -64,7 +79,7 @@ impl Ranges {
             .filter_map(move |((_, length), _)| {
                 let range = IpNet::new(address, *length).ok()?.trunc();
                 let is = |vip: &Vip| *vip.network == *network && vip.range == range;
-                self.services
+                self.claims
                     .find(&(network, range), is)
                     .map(Claims::as_slice)
             })
@@ -72,7 +87,7 @@ impl Ranges {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {
-        (self.services.len(), self.lengths.values().sum())
+        (self.claims.len(), self.lengths.values().sum())
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     claims::Claims,
     policies::{Bound, Policies},
     ranges::Ranges,
+    refused::{Refusals, RefusedAddress},
 };
 use crate::{
     map::{self, Map},
@@ -24,7 +25,8 @@ pub struct Snapshot {
     pub(super) services: Map<NamespacedHostname, Arc<Service>>,
     pub(super) hostnames: Map<Arc<str>, Claims<Service>>,
     pub(super) vips: Map<NetworkAddress, Claims<Service>>,
-    pub(super) ranges: Ranges,
+    pub(super) ranges: Ranges<Service>,
+    pub(super) refusals: Refusals,
     /// Kept by the workloads alone: endpoints may come before their service and stay after it.
     pub(super) endpoints: Map<NamespacedHostname, Backends>,
     pub(super) policies: Policies,
@@ -120,6 +122,13 @@ impl Snapshot {
             }
         }
         longest
+    }
+
+    /// A workload or service that was refused and that claims `address`. To be asked where nothing else is known of
+    /// the address: what was last good there still counts.
+    #[must_use]
+    pub fn refused_at(&self, network: &str, address: IpAddr) -> Option<&Arc<RefusedAddress>> {
+        self.refusals.at(network, address.to_canonical())
     }
 
     /// The workloads that back a service, whether or not the service itself is known. Which ports they have

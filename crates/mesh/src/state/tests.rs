@@ -10,6 +10,7 @@ use crate::{
 mod endpoints;
 mod lookups;
 mod policies;
+mod refusals;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -123,6 +123,7 @@ fn refusals_name_object_field_and_reason() {
         (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "AuthorizationPolicy app/x: spec.selector: must not be set together with targetRefs"),
         (policy("{targetRefs: [{kind: Pod, name: s}]}"), "AuthorizationPolicy app/x: spec.targetRefs[0].kind: `/Pod` must be Gateway, GatewayClass, Service or ServiceEntry"),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, labels: {istio.io/waypoint-for: services}}\nspec: {gatewayClassName: causeway-waypoint}".to_owned(), "Gateway default/wp: metadata.labels[istio.io/waypoint-for]: `services` must be service, workload, all or none"),
+        ("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp}\nspec: {gatewayClassName: causeway-waypoint, listeners: [{name: mesh, protocol: HBONE}]}".to_owned(), "Gateway default/wp: spec.listeners[0].port: must be 1 to 65535"),
         (route("{rules: [{matches: [{path: {type: RegularExpression, value: '('}}]}]}"), "HTTPRoute app/r: spec.rules[0].matches[0].path.value: `(` is no regular expression: error: unclosed group"),
         (route("{rules: [{timeouts: {request: 5}}]}"), "HTTPRoute app/r: spec.rules[0].timeouts.request: invalid type: integer `5`, expected a string"),
         (route("{rules: [{timeouts: {request: 5 s}}]}"), "HTTPRoute app/r: spec.rules[0].timeouts.request: `5 s` is no duration such as `5s` or `1m30s`"),

@@ -112,6 +112,28 @@ pub(super) fn service(interner: &mut Interner, message: &pb::Service) -> Result<
     })
 }
 
+/// The addresses of a workload that was refused, as far as they can be read. None on the host network: they are the
+/// node's.
+pub(super) fn claimed_by_workload(message: &pb::Workload) -> Vec<Vip> {
+    if message.network_mode == i32::from(pb::NetworkMode::HostNetwork) {
+        return Vec::new();
+    }
+    let addresses = message.addresses.iter().filter_map(|b| field::ip(b).ok());
+    addresses
+        .map(|address| Vip::address(&*message.network, address))
+        .collect()
+}
+
+/// The same of a service.
+pub(super) fn claimed_by_service(message: &pb::Service) -> Vec<Vip> {
+    let readable = message.addresses.iter().filter_map(|claimed| {
+        let range = field::range(&claimed.address, claimed.length).ok()?;
+        let network = (&*claimed.network).into();
+        Some(Vip { network, range })
+    });
+    readable.collect()
+}
+
 fn tunnel_protocol(value: i32) -> Result<TunnelProtocol> {
     Ok(match field::known("tunnel_protocol", value)? {
         pb::TunnelProtocol::None => TunnelProtocol::None,

@@ -225,6 +225,60 @@ fn each_bad_service_is_refused_with_path_and_value() {
     );
 }
 
+/// Name and claims of what is applied instead.
+fn claims(name: &str, address: pb::address::Type) -> Option<(String, Vec<String>)> {
+    let body = pb::Address {
+        r#type: Some(address),
+    };
+    let refused = Decoder::new().decode(type_url::ADDRESS, name, &body.encode_to_vec());
+    match refused.unwrap_err().instead? {
+        Update::RefusedAddress(refused) => {
+            let vips = refused
+                .vips
+                .iter()
+                .map(|vip| format!("{}/{}", vip.network, vip.range));
+            Some((refused.name.to_string(), vips.collect()))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Else its VIP would be unknown, and traffic there would pass the waypoint by in plain text.
+#[test]
+fn a_refused_service_leaves_its_addresses() {
+    let address = |network: &str, address: &[u8], length| pb::NetworkAddress {
+        network: network.into(),
+        address: address.into(),
+        length,
+    };
+    let mut message = svc();
+    message.waypoint = gateway(named("wp"), 0);
+    message.addresses = vec![
+        address("", &[10, 1, 0, 1], None),
+        address("far", &[10, 2, 0, 0], Some(16)),
+        address("", &[1, 2, 3], None),
+    ];
+    let expected = ["/10.1.0.1/32", "far/10.2.0.0/16"].map(String::from);
+    assert_eq!(
+        claims("app/h", pb::address::Type::Service(message)),
+        Some(("app/h".into(), expected.into()))
+    );
+}
+
+#[test]
+fn a_refused_workload_leaves_its_addresses_unless_they_are_the_nodes() {
+    let mut message = pod();
+    message.waypoint = gateway(None, 15008);
+    message.network = "net".into();
+    message.addresses = vec![vec![10, 0, 0, 1], vec![1; 5]];
+    let claimed = |message: &pb::Workload| {
+        claims(UID, pb::address::Type::Workload(message.clone())).map(|(_, vips)| vips)
+    };
+    assert_eq!(claimed(&message), Some(vec!["net/10.0.0.1/32".into()]));
+    message.network_mode = pb::NetworkMode::HostNetwork.into();
+    assert_eq!(claimed(&message), None);
+}
+
 #[test]
 fn hints_that_we_do_not_know_are_no_reason_to_refuse() {
     let mut message = pod();
