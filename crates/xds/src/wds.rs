@@ -163,9 +163,10 @@ impl Decoder {
                     true => Ok(policy),
                     false => field::same_name(name, &policy.name.to_string()).map(|()| policy),
                 };
+                let whole = || policy::nothing_dropped(&message, body.len());
                 (
                     policy::scope(&message),
-                    self.policy(&message).and_then(named),
+                    whole().and_then(|()| self.policy(&message).and_then(named)),
                 )
             }
             Err(error) => (Err(FieldError::new("")), Err(field::undecodable(error))),

@@ -4,6 +4,7 @@
 use mesh::policy::{
     Action, Clause, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
+use prost::Message as _;
 use proto::security as pb;
 
 use super::{
@@ -27,6 +28,17 @@ pub(super) fn policy(interner: &mut Interner, message: &pb::Authorization) -> Re
         dry_run: message.dry_run,
         invalid: None,
     })
+}
+
+/// A field that this build does not know may be a condition. prost drops such fields silently; then the message is
+/// shorter when written again. (No message of a policy has a map, whose default values may be written or not.)
+pub(super) fn nothing_dropped(message: &pb::Authorization, received: usize) -> Result<()> {
+    match message.encoded_len() == received {
+        true => Ok(()),
+        false => Err(FieldError::new(
+            "holds a field that this version does not know",
+        )),
+    }
 }
 
 /// Any string is a name; see [`PolicyName`].

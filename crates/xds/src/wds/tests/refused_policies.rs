@@ -134,6 +134,46 @@ fn a_refused_policy_whose_scope_is_unknown_guards_everybody() {
     assert_eq!(instead(*garbage).scope, Scope::Global);
 }
 
+/// The bytes of a policy with `extra` at the end of its only match (so of everything around it too).
+fn with_extra_in_match(message: &security::Authorization, extra: &[u8]) -> Vec<u8> {
+    let wrap = |key: u8, body: Vec<u8>| {
+        let mut out = vec![key];
+        prost::encoding::encode_varint(body.len() as u64, &mut out);
+        out.extend(body);
+        out
+    };
+    let mut one = message.rules[1].clauses[0].matches[0].encode_to_vec();
+    one.extend(extra);
+    let rule = wrap(5 << 3 | 2, wrap(1 << 3 | 2, wrap(2 << 3 | 2, one)));
+    let rest = security::Authorization {
+        rules: Vec::new(),
+        ..message.clone()
+    };
+    [rest.encode_to_vec(), rule].concat()
+}
+
+/// Left out, it would make an ALLOW wider, and a DENY never hold.
+#[test]
+fn a_field_that_we_do_not_know_refuses_the_policy_and_denies_in_its_scope() {
+    let message = authorization(|m| m.destination_ports = vec![80]);
+    let decode = |body: &[u8]| Decoder::new().decode(type_url::AUTHORIZATION, "app/p", body);
+    assert!(decode(&with_extra_in_match(&message, &[])).is_ok());
+    // Field 14, a string.
+    let in_match = with_extra_in_match(&message, &[14 << 3 | 2, 1, b'x']);
+    let mut outside = message.encode_to_vec();
+    outside.extend([14 << 3 | 2, 1, b'x']);
+    for body in [in_match, outside] {
+        let refused = *decode(&body).unwrap_err();
+        let why = "authorization: holds a field that this version does not know";
+        assert_eq!(refused.reason.to_string(), why);
+        let denying = instead(refused);
+        assert_eq!(
+            (denying.scope, denying.invalid.as_deref()),
+            (Scope::Namespace, Some(why))
+        );
+    }
+}
+
 #[test]
 fn an_invalid_policy_is_said_on_the_wire_as_a_deny_of_everything() {
     let policy = Policy::invalid(PolicyName::new("app", "p"), Scope::Selector, "why");
