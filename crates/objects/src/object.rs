@@ -36,6 +36,11 @@ macro_rules! kinds {
             pub fn find(group: &str, name: &str) -> Option<Kind> {
                 match (group, name) { $(($group, $name) => Some(Kind::$kind),)* _ => None }
             }
+
+            /// Whether a kind that we read is called so, in whatever group.
+            pub(crate) fn is_name(name: &str) -> bool {
+                [$($name),*].contains(&name)
+            }
         }
 
         /// An object; cheap to clone.

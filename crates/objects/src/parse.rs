@@ -28,6 +28,50 @@ const MESH_GROUPS: [&str; 5] = [
     "extensions.istio.io",
 ];
 
+/// Kinds that exist beside ours in the groups that we read. Any other kind there is a slip of its author.
+const OTHER_KINDS: [(&str, &[&str]); 4] = [
+    (
+        "",
+        &[
+            "Binding",
+            "ComponentStatus",
+            "ConfigMap",
+            "Endpoints",
+            "Event",
+            "LimitRange",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+            "PodTemplate",
+            "ReplicationController",
+            "ResourceQuota",
+            "Secret",
+        ],
+    ),
+    ("discovery.k8s.io", &[]),
+    (
+        "gateway.networking.k8s.io",
+        &[
+            "BackendLBPolicy",
+            "BackendTLSPolicy",
+            "BackendTrafficPolicy",
+            "GRPCRoute",
+            "ListenerSet",
+            "ReferenceGrant",
+            "ReferencePolicy",
+            "TCPRoute",
+            "TLSRoute",
+            "UDPRoute",
+        ],
+    ),
+    ("security.istio.io", &["RequestAuthentication"]),
+];
+/// Kinds of other groups that are called like ours.
+const NAMESAKES: [(&str, &str); 3] = [
+    ("networking.istio.io", "Gateway"),
+    ("serving.knative.dev", "Service"),
+    ("config.openshift.io", "Node"),
+];
+
 /// The result of reading one text.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -163,16 +207,35 @@ fn envelope(mut value: Value, parsed: &mut Parsed, depth: usize) {
     let group = version.split_once('/').map_or("", |(group, _)| group);
     match Kind::find(group, &kind) {
         Some(kind) => object(kind, value, parsed),
-        None if MESH_GROUPS.contains(&group) => {
-            let text = |path| value.pointer(path).and_then(Value::as_str);
-            let name = text("/metadata/name").unwrap_or("?");
-            let namespace =
-                text("/metadata/namespace").map_or_else(String::new, |n| format!("{n}/"));
-            let why =
-                format!("{kind} {namespace}{name}: this kind is not supported and has no effect");
-            parsed.warnings.push(Fault::warning(None, "", why));
-        }
-        None => {}
+        None => foreign(group, &kind, &value, parsed),
+    }
+}
+
+/// An object of a kind that we do not read. A slip in its kind or group counts as an object that cannot be read:
+/// passed over, it would take away what its author still wants, a DENY perhaps.
+fn foreign(group: &str, kind: &str, value: &Value, parsed: &mut Parsed) {
+    let text = |path| value.pointer(path).and_then(Value::as_str);
+    let name = text("/metadata/name").unwrap_or("?");
+    let namespace = text("/metadata/namespace").map_or_else(String::new, |n| format!("{n}/"));
+    let subject = format!("{kind} {namespace}{name}");
+    if is_slip(group, kind) {
+        let group = match group {
+            "" => "the core API group".into(),
+            group => format!("API group `{group}`"),
+        };
+        parsed.results.push(Err(Fault::error(format!(
+            "{subject}: there is no such kind in {group}"
+        ))));
+    } else if MESH_GROUPS.contains(&group) {
+        let why = format!("{subject}: this kind is not supported and has no effect");
+        parsed.warnings.push(Fault::warning(None, "", why));
+    }
+}
+
+fn is_slip(group: &str, kind: &str) -> bool {
+    match OTHER_KINDS.iter().find(|(ours, _)| *ours == group) {
+        Some((_, others)) => !others.contains(&kind),
+        None => Kind::is_name(kind) && !NAMESAKES.contains(&(group, kind)),
     }
 }
 

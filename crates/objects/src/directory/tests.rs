@@ -144,6 +144,31 @@ fn a_refused_object_keeps_its_last_good_version() {
 }
 
 #[test]
+fn a_slip_in_the_kind_or_group_takes_nothing_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.yaml");
+    let policy = |group: &str, kind: &str| {
+        format!(
+            "apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: x, namespace: app}}\nspec: {{action: DENY, rules: [{{}}]}}\n"
+        )
+    };
+    fs::write(&file, policy("security.istio.io", "AuthorizationPolicy")).unwrap();
+    let (mut source, _) = start(dir.path());
+    for (group, kind) in [
+        ("security.istio.io", "AuthorizationPolcy"),
+        ("security.istio.i", "AuthorizationPolicy"),
+    ] {
+        fs::write(&file, policy(group, kind)).unwrap();
+        assert_eq!(changes(&mut source), [""; 0], "{group} {kind}");
+        let expected =
+            format!("p.yaml: {kind} app/x: there is no such kind in API group `{group}`");
+        assert_eq!(faults(&source), [expected]);
+    }
+    fs::write(&file, "").unwrap();
+    assert_eq!(changes(&mut source), ["-AuthorizationPolicy app/x"]);
+}
+
+#[test]
 fn a_new_policy_that_is_refused_is_represented_by_one_that_denies() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.yaml"), "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: app}\nspec: {action: MAYBE}\n").unwrap();

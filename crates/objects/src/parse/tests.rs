@@ -214,6 +214,60 @@ fn deep_nesting_and_anchor_bombs_are_refused() {
     assert!(refusal(&"[".repeat(100_000)).starts_with("not valid YAML"));
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..12 {
+#[test]
+fn a_slip_in_kind_or_group_is_refused_and_what_exists_is_let_alone() {
+    let text = |version: &str, kind: &str| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x, namespace: app}}\n")
+    };
+    for (version, kind, group) in [
+        (
+            "security.istio.io/v1",
+            "AuthorizationPolcy",
+            "API group `security.istio.io`",
+        ),
+        (
+            "security.istio.i/v1",
+            "AuthorizationPolicy",
+            "API group `security.istio.i`",
+        ),
+        (
+            "security.istio.io",
+            "AuthorizationPolicy",
+            "the core API group",
+        ),
+        ("v1", "Namespce", "the core API group"),
+        (
+            "gateway.networking.k8s.io/v1",
+            "Gatway",
+            "API group `gateway.networking.k8s.io`",
+        ),
+        (
+            "discovery.k8s.io/v1",
+            "EndpointSlices",
+            "API group `discovery.k8s.io`",
+        ),
+        ("apps/v1", "Pod", "API group `apps`"),
+    ] {
+        let expected = format!("{kind} app/x: there is no such kind in {group}");
+        assert_eq!(refusal(&text(version, kind)), expected);
+    }
+    for (version, kind, warnings) in [
+        ("v1", "ConfigMap", 0),
+        ("v1", "Secret", 0),
+        ("v1", "Endpoints", 0),
+        ("apps/v1", "Deployment", 0),
+        ("serving.knative.dev/v1", "Service", 0),
+        ("rbac.authorization.k8s.io/v1", "Role", 0),
+        ("networking.istio.io/v1", "Gateway", 1),
+        ("security.istio.io/v1", "RequestAuthentication", 1),
+        ("gateway.networking.k8s.io/v1", "GRPCRoute", 1),
+    ] {
+        let parsed = parse(&text(version, kind));
+        assert!(parsed.results.is_empty(), "{version} {kind}: {parsed:?}");
+        assert_eq!(parsed.warnings.len(), warnings, "{version} {kind}");
+    }
+}
+
         let refs = vec![format!("*a{}", i - 1); 10].join(",");
         bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
     }
