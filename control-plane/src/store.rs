@@ -122,14 +122,4 @@ impl Store {
             Kind::PeerAuthentication => self.peer_authentications.remove(key),
         }
     }
-
-    /// Whether a pod of this service account runs (or may soon run) on `node`.
-    #[must_use]
-    pub fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        self.pods.of(namespace).any(|pod| {
-            pod.spec.node_name == node
-                && pod.service_account() == service_account
-                && !pod.is_finished()
-        })
-    }
 }

@@ -29,7 +29,7 @@ pub use self::{
     },
     meta::{LabelSelector, Meta, OwnerReference, Requirement, Selector},
     object::{Key, Kind, Object},
-    parse::{Parsed, parse, parse_value},
+    parse::{Parsed, parse},
     policy::{
         AuthorizationPolicy, AuthorizationSpec, Mtls, MtlsMode, Operation, PeerAuthentication,
         PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyFrom, PolicySource, PolicyTo,

@@ -101,14 +101,6 @@ pub fn parse(text: &str) -> Parsed {
     parsed
 }
 
-/// Reads one object (or `List`) that is already a value tree, for example from an API server.
-#[must_use]
-pub fn parse_value(value: Value) -> Parsed {
-    let mut parsed = Parsed::default();
-    envelope(value, &mut parsed, 0);
-    parsed
-}
-
 /// Splits at lines that begin a document, as kubectl does; yields the number of lines before each.
 fn documents(text: &str) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
