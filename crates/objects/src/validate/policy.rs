@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Check, Checked, Invalid, ensure, invalid, is_subdomain};
+use super::{Check, Checked, Invalid, ensure, invalid, is_subdomain, route::is_token};
 use crate::policy::{
     AuthorizationPolicy, Operation, PeerAuthentication, PolicyAction, PolicyCondition,
     PolicySource, Rule, TargetRef,
@@ -78,11 +78,36 @@ fn check_rule(at: &str, rule: &Rule) -> Checked {
 
 type Lists<'a> = [(&'a str, &'a Vec<String>)];
 
-/// No list may hold an empty text, and at least one must hold something.
+/// Bytes of one text of a list. Some become regular expressions, of which waypoints take only so much.
+const MAX_TEXT: usize = 256;
+/// Lists whose texts are compared as they are, and may be longer.
+const PLAIN_LISTS: [&str; 6] = [
+    "principals",
+    "notPrincipals",
+    "paths",
+    "notPaths",
+    "values",
+    "notValues",
+];
+/// Bytes of those.
+const MAX_PLAIN: usize = 4096;
+
+/// No list may hold an empty or endless text, and at least one must hold something.
 fn filled(at: &str, lists: &Lists<'_>) -> Checked {
     for (name, values) in lists {
         if let Some(i) = values.iter().position(String::is_empty) {
             return invalid(format!("{at}.{name}[{i}]"), "must not be empty");
+        }
+        let most = if PLAIN_LISTS.contains(name) {
+            MAX_PLAIN
+        } else {
+            MAX_TEXT
+        };
+        if let Some(i) = values.iter().position(|value| value.len() > most) {
+            return invalid(
+                format!("{at}.{name}[{i}]"),
+                format!("is longer than {most} bytes"),
+            );
         }
     }
     let some = lists.iter().any(|(_, values)| !values.is_empty());
@@ -162,14 +187,23 @@ fn check_operation(at: &str, operation: &Operation) -> Checked {
     Ok(())
 }
 
-/// `{*}` and `{**}` may stand for whole path segments, `{**}` only once; no other use of braces.
+/// `{*}` and `{**}` may stand for whole path segments, `{**}` only once and as the last of them; no other use of
+/// braces.
 fn check_path(at: &str, value: &str) -> Checked {
     if !value.contains(['{', '}']) {
         return Ok(());
     }
+    ensure(
+        value.starts_with('/'),
+        at,
+        format!("`{value}` must begin with `/`"),
+    )?;
     let mut doubles = 0;
     for segment in value.split('/') {
         match segment {
+            "{*}" | "{**}" if doubles > 0 => {
+                return invalid(at, "nothing but text may follow `{**}`");
+            }
             "{*}" => {}
             "{**}" => doubles += 1,
             other if other.contains(['{', '}', '*']) => {
@@ -181,7 +215,7 @@ fn check_path(at: &str, value: &str) -> Checked {
             _ => {}
         }
     }
-    ensure(doubles <= 1, at, "`{**}` may stand only once")
+    Ok(())
 }
 
 fn check_port(at: &str, value: &str) -> Checked {
@@ -223,6 +257,11 @@ fn check_condition(at: &str, when: &PolicyCondition) -> Checked {
         for (i, value) in values.iter().enumerate() {
             let at = format!("{at}.{name}[{i}]");
             match when.key.as_str() {
+                "source.namespace" | "source.serviceAccount" => ensure(
+                    value.len() <= MAX_TEXT,
+                    &at,
+                    format!("is longer than {MAX_TEXT} bytes"),
+                )?,
                 "source.ip" | "remote.ip" | "destination.ip" => check_cidr(&at, value)?,
                 "destination.port" => check_port(&at, value)?,
                 _ => {}
@@ -247,10 +286,14 @@ fn is_known_key(key: &str) -> bool {
         "connection.sni",
     ];
     let indexed = |prefix: &str| {
-        key.strip_prefix(prefix)
-            .is_some_and(|rest| rest.len() >= 2 && rest.ends_with(']'))
+        let rest = key.strip_prefix(prefix)?.strip_suffix(']')?;
+        (!rest.is_empty()).then_some(rest)
     };
-    PLAIN.contains(&key) || indexed("request.headers[") || indexed("request.auth.claims[")
+    let pseudo = [":authority", ":method", ":path", ":scheme"];
+    let header = |name: &str| is_token(name) || pseudo.contains(&name);
+    PLAIN.contains(&key)
+        || indexed("request.headers[").is_some_and(header)
+        || indexed("request.auth.claims[").is_some()
 }
 
 impl Check for PeerAuthentication {

@@ -1,6 +1,6 @@
 //! Checks of `HTTPRoute`, in line with the Gateway API's own validation.
 
-use super::{Check, Checked, duration, ensure, invalid};
+use super::{Check, Checked, duration, ensure, invalid, is_subdomain};
 use crate::route::{
     BackendRef, HttpRoute, Mirror, ParentRef, PathModifier, Redirect, RouteFilter, RouteMatch,
     RouteRule,
@@ -8,6 +8,13 @@ use crate::route::{
 
 /// The Gateway API's limit for regular expressions and values.
 const MAX_VALUE: usize = 4096;
+/// Its limit for paths.
+const MAX_PATH: usize = 1024;
+/// Largest compiled regular expression in bytes. What waypoints take: one that is larger would cost them everything
+/// else that they are told.
+const REGEX_LIMIT: usize = 1 << 20;
+/// Its limit for backends of one rule.
+const MAX_BACKENDS: usize = 16;
 
 impl Check for HttpRoute {
     fn check(&self) -> Checked {
@@ -34,6 +41,11 @@ fn check_rule(at: &str, rule: &RouteRule) -> Checked {
     for (i, filter) in rule.filters.iter().enumerate() {
         check_filter(&format!("{at}.filters[{i}]"), filter)?;
     }
+    ensure(
+        rule.backend_refs.len() <= MAX_BACKENDS,
+        format!("{at}.backendRefs"),
+        format!("must be at most {MAX_BACKENDS}"),
+    )?;
     for (i, backend) in rule.backend_refs.iter().enumerate() {
         let at = format!("{at}.backendRefs[{i}]");
         check_backend(&at, backend)?;
@@ -67,13 +79,7 @@ fn check_match(at: &str, wanted: &RouteMatch) -> Checked {
         let value = path.value.as_deref().unwrap_or("/");
         match path.r#type.as_deref().unwrap_or("PathPrefix") {
             "RegularExpression" => regular(format!("{at}.path.value"), value)?,
-            "PathPrefix" | "Exact" => {
-                ensure(
-                    value.starts_with('/'),
-                    format!("{at}.path.value"),
-                    format!("`{value}` must begin with `/`"),
-                )?;
-            }
+            "PathPrefix" | "Exact" => plain_path(&format!("{at}.path.value"), value)?,
             other => {
                 return invalid(
                     format!("{at}.path.type"),
@@ -121,9 +127,30 @@ fn unknown_type(kind: &str, others: &str) -> String {
     format!("`{kind}` must be {others} or RegularExpression")
 }
 
+/// The Gateway API's rule: only what can stand in a path of a request, in the form that it has there.
+fn plain_path(at: &str, value: &str) -> Checked {
+    ensure(
+        value.starts_with('/'),
+        at,
+        format!("`{value}` must begin with `/`"),
+    )?;
+    ensure(value.len() <= MAX_PATH, at, "is too long")?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@%".contains(&b);
+    ensure(
+        value.bytes().all(plain),
+        at,
+        format!("`{value}` holds a character that no path of a request has"),
+    )
+}
+
+/// It must be good by itself (its brackets could close ours) and as waypoints use it, for the whole text.
 fn regular(at: String, pattern: &str) -> Checked {
     ensure(pattern.len() <= MAX_VALUE, at.clone(), "is too long")?;
-    match regex::Regex::new(pattern) {
+    let build = |text: &str| {
+        let mut builder = regex::RegexBuilder::new(text);
+        builder.size_limit(REGEX_LIMIT).build()
+    };
+    match build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))) {
         Ok(_) => Ok(()),
         Err(error) => {
             let text = error.to_string();
@@ -139,14 +166,66 @@ fn regular(at: String, pattern: &str) -> Checked {
 }
 
 /// A token of RFC 9110 §5.6.2, as header names and methods are.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let mark = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty()
         && text.len() <= 256
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || mark(b))
 }
 
+/// The member that `type` speaks of must be there, and no other: a redirect that is not there would forward.
+fn check_members(at: &str, filter: &RouteFilter) -> Checked {
+    let members = [
+        (
+            "RequestHeaderModifier",
+            "requestHeaderModifier",
+            filter.request_header_modifier.is_some(),
+        ),
+        (
+            "ResponseHeaderModifier",
+            "responseHeaderModifier",
+            filter.response_header_modifier.is_some(),
+        ),
+        (
+            "RequestMirror",
+            "requestMirror",
+            filter.request_mirror.is_some(),
+        ),
+        (
+            "RequestRedirect",
+            "requestRedirect",
+            filter.request_redirect.is_some(),
+        ),
+        ("URLRewrite", "urlRewrite", filter.url_rewrite.is_some()),
+    ];
+    for (kind, member, present) in members {
+        let wanted = filter.r#type == kind;
+        ensure(
+            present || !wanted,
+            format!("{at}.{member}"),
+            format!("is missing for type {kind}"),
+        )?;
+        ensure(
+            wanted || !present,
+            format!("{at}.{member}"),
+            format!("must not be set for type `{}`", filter.r#type),
+        )?;
+    }
+    Ok(())
+}
+
+/// A host name that requests are sent to.
+fn host(at: String, name: Option<&String>) -> Checked {
+    let Some(name) = name else { return Ok(()) };
+    ensure(
+        is_subdomain(name),
+        at,
+        format!("`{name}` must be lower case letters, digits, `-` and `.`"),
+    )
+}
+
 fn check_filter(at: &str, filter: &RouteFilter) -> Checked {
+    check_members(at, filter)?;
     for (name, modifier) in [
         ("requestHeaderModifier", &filter.request_header_modifier),
         ("responseHeaderModifier", &filter.response_header_modifier),
@@ -167,23 +246,27 @@ fn check_filter(at: &str, filter: &RouteFilter) -> Checked {
         }
         let values = modifier.set.iter().chain(&modifier.add).map(|h| &h.value);
         for value in values {
-            let clean = value.bytes().all(|b| b == b'\t' || b >= 0x20 && b != 0x7f);
+            let clean = value
+                .bytes()
+                .all(|b| b == b'\t' || (0x20..0x7f).contains(&b));
             ensure(
-                clean,
+                clean && value.len() <= MAX_VALUE,
                 format!("{at}.{name}"),
-                "a header value holds control characters",
+                "a header value may hold only visible ASCII characters, and must not be too long",
             )?;
         }
     }
     if let Some(redirect) = &filter.request_redirect {
         check_redirect(&format!("{at}.requestRedirect"), redirect)?;
     }
-    if let Some(path) = filter
-        .url_rewrite
-        .as_ref()
-        .and_then(|rewrite| rewrite.path.as_ref())
-    {
-        check_modifier(&format!("{at}.urlRewrite.path"), path)?;
+    if let Some(rewrite) = &filter.url_rewrite {
+        host(
+            format!("{at}.urlRewrite.hostname"),
+            rewrite.hostname.as_ref(),
+        )?;
+        if let Some(path) = &rewrite.path {
+            check_modifier(&format!("{at}.urlRewrite.path"), path)?;
+        }
     }
     match &filter.request_mirror {
         Some(mirror) => check_mirror(&format!("{at}.requestMirror"), mirror),
@@ -207,6 +290,7 @@ fn check_redirect(at: &str, redirect: &Redirect) -> Checked {
             format!("`{scheme}` must be http or https"),
         )?;
     }
+    host(format!("{at}.hostname"), redirect.hostname.as_ref())?;
     redirect
         .path
         .as_ref()
@@ -224,7 +308,11 @@ fn check_modifier(at: &str, path: &PathModifier) -> Checked {
             );
         }
     };
-    ensure(value.is_some(), format!("{at}.{field}"), "is missing")
+    let at = format!("{at}.{field}");
+    let Some(value) = value else {
+        return invalid(at, "is missing");
+    };
+    ensure(value.len() <= MAX_PATH, at, "is too long")
 }
 
 fn check_mirror(at: &str, mirror: &Mirror) -> Checked {

@@ -9,7 +9,10 @@ use envoy_types::pb::envoy::{
         route::v3::{
             DirectResponseAction, Route, RouteAction, WeightedCluster,
             route::Action,
-            route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, RequestMirrorPolicy},
+            route_action::{
+                ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
+                RequestMirrorPolicy,
+            },
             weighted_cluster::{ClusterWeight, cluster_weight},
         },
     },
@@ -42,6 +45,8 @@ pub(super) struct Translation<'t, 'a> {
 struct Headers {
     add: Vec<HeaderValueOption>,
     remove: Vec<String>,
+    /// `Host`, which is set by a rewrite and not as a header.
+    host: Option<String>,
 }
 
 /// A rule's filters, sorted out.
@@ -60,13 +65,19 @@ fn sort(filters: &[RouteFilter]) -> Filters<'_> {
     let mut sorted = Filters::default();
     for filter in filters {
         match filter.r#type.as_str() {
-            "RequestHeaderModifier" => {
-                modify(&mut sorted.request, filter.request_header_modifier.as_ref())
+            kind @ ("RequestHeaderModifier" | "ResponseHeaderModifier") => {
+                let (headers, modifier) = if kind == "RequestHeaderModifier" {
+                    (&mut sorted.request, &filter.request_header_modifier)
+                } else {
+                    (&mut sorted.response, &filter.response_header_modifier)
+                };
+                let Some(modifier) = modifier else { continue };
+                modify(headers, modifier);
+                let answers = kind == "ResponseHeaderModifier";
+                if changes_host(modifier, answers) {
+                    sorted.unsupported = Some(format!("{kind} for Host other than `set`"));
+                }
             }
-            "ResponseHeaderModifier" => modify(
-                &mut sorted.response,
-                filter.response_header_modifier.as_ref(),
-            ),
             "RequestMirror" => sorted.mirrors.extend(&filter.request_mirror),
             "RequestRedirect" => sorted.redirect = filter.request_redirect.as_ref(),
             "URLRewrite" => sorted.rewrite = filter.url_rewrite.as_ref(),
@@ -76,8 +87,20 @@ fn sort(filters: &[RouteFilter]) -> Filters<'_> {
     sorted
 }
 
-fn modify(headers: &mut Headers, modifier: Option<&HeaderModifier>) {
-    let Some(modifier) = modifier else { return };
+fn is_host(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host")
+}
+
+/// Whether it changes `Host` in a way that no proxy can: an answer has none, and a request exactly one.
+fn changes_host(modifier: &HeaderModifier, answers: bool) -> bool {
+    let of = |headers: &[objects::HeaderValue]| headers.iter().any(|header| is_host(&header.name));
+    of(&modifier.add)
+        || modifier.remove.iter().any(|name| is_host(name))
+        || answers && of(&modifier.set)
+}
+
+/// `Host` never goes into the lists of headers, which no proxy takes there.
+fn modify(headers: &mut Headers, modifier: &HeaderModifier) {
     let set = modifier
         .set
         .iter()
@@ -86,9 +109,12 @@ fn modify(headers: &mut Headers, modifier: Option<&HeaderModifier>) {
         .add
         .iter()
         .map(|header| (header, HeaderAppendAction::AppendIfExistsOrAdd));
-    headers
-        .add
-        .extend(set.chain(add).map(|(header, action)| HeaderValueOption {
+    for (header, action) in set.chain(add) {
+        if is_host(&header.name) {
+            headers.host = Some(header.value.clone());
+            continue;
+        }
+        headers.add.push(HeaderValueOption {
             header: Some(HeaderValue {
                 key: header.name.clone(),
                 // `%` begins an operator in Envoy; the user means the character.
@@ -97,8 +123,10 @@ fn modify(headers: &mut Headers, modifier: Option<&HeaderModifier>) {
             }),
             append_action: action.into(),
             ..HeaderValueOption::default()
-        }));
-    headers.remove.extend(modifier.remove.iter().cloned());
+        });
+    }
+    let removed = modifier.remove.iter().filter(|name| !is_host(name));
+    headers.remove.extend(removed.cloned());
 }
 
 impl<'a> Translation<'_, 'a> {
@@ -208,6 +236,10 @@ impl<'a> Translation<'_, 'a> {
         let rewritten = filters
             .rewrite
             .is_none_or(|wanted| path::rewrite(&mut action, wanted, matches::path(entry.wanted)));
+        if let (None, Some(host)) = (&action.host_rewrite_specifier, &filters.request.host) {
+            let host = HostRewriteSpecifier::HostRewriteLiteral(host.clone());
+            action.host_rewrite_specifier = Some(host);
+        }
         if !rewritten {
             self.warn(
                 entry,
@@ -294,6 +326,7 @@ impl<'a> Translation<'_, 'a> {
             UNKNOWN.clone_into(&mut cluster);
         }
         let host = filters.rewrite.and_then(|rewrite| rewrite.hostname.clone());
+        let host = host.or(filters.request.host);
         ClusterWeight {
             name: cluster,
             weight: pack::number(backend.weight.unwrap_or(1)),

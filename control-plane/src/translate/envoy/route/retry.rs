@@ -52,7 +52,11 @@ pub(super) fn of_rule(rule: &RouteRule) -> Option<RetryPolicy> {
         policy.retry_back_off = duration(&retry.backoff).map(|base| RetryBackOff {
             base_interval: pack::time(base),
             // Envoy's own default, ten times the base, said aloud for readers of dumps.
-            max_interval: pack::time(base.saturating_mul(10).min(Duration::from_secs(3600))),
+            max_interval: pack::time(
+                base.saturating_mul(10)
+                    .min(Duration::from_secs(3600))
+                    .max(base),
+            ),
         });
     }
     let per_try = rule

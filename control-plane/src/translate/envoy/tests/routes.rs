@@ -1,8 +1,12 @@
 //! HTTPRoutes.
 
 use envoy_types::pb::envoy::config::route::v3::{
-    RouteAction, redirect_action::PathRewriteSpecifier, route::Action,
-    route_action::ClusterSpecifier, route_match::PathSpecifier,
+    RouteAction,
+    redirect_action::PathRewriteSpecifier,
+    route::Action,
+    route_action::{ClusterSpecifier, HostRewriteSpecifier},
+    route_match::PathSpecifier,
+    weighted_cluster::cluster_weight,
 };
 
 use super::*;
@@ -184,6 +188,18 @@ fn bad_backends_answer_500_and_are_reported() {
         (
             "{filters: [{type: ExtensionRef}], backendRefs: [{name: s, port: 80}]}",
             "filter ExtensionRef is not supported; this rule answers 500",
+        ),
+        (
+            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: Host, value: x}]}}], backendRefs: [{name: s, port: 80}]}",
+            "filter RequestHeaderModifier for Host other than `set` is not supported; this rule answers 500",
+        ),
+        (
+            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [hOst]}}], backendRefs: [{name: s, port: 80}]}",
+            "filter RequestHeaderModifier for Host other than `set` is not supported; this rule answers 500",
+        ),
+        (
+            "{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: host, value: x}]}}], backendRefs: [{name: s, port: 80}]}",
+            "filter ResponseHeaderModifier for Host other than `set` is not supported; this rule answers 500",
         ),
         (
             "{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}], backendRefs: [{name: s, port: 80}]}",
@@ -397,5 +413,39 @@ fn header_changes_keep_their_meaning() {
             route.response_headers_to_remove
         ),
         (vec!["c".into()], vec!["server".into()])
+    );
+}
+
+#[test]
+fn a_host_header_that_is_set_is_a_rewrite() {
+    const SET: &str = "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: other.example}, {name: a, value: b}]}}";
+    let rule = |filters: &str| {
+        let result = rules(&format!("{{filters: [{filters}], {TO_S}}}"));
+        assert!(result.faults.is_empty(), "{:?}", result.faults);
+        let route = result.routes(S80).remove(0);
+        assert_eq!(route.request_headers_to_add.len(), 1, "only `a`");
+        forwarded(&route.action).host_rewrite_specifier.clone()
+    };
+    let host = |name: &str| Some(HostRewriteSpecifier::HostRewriteLiteral(name.into()));
+    assert_eq!(rule(SET), host("other.example"));
+    let rewrite = "{type: URLRewrite, urlRewrite: {hostname: rewritten.example}}";
+    assert_eq!(
+        rule(&format!("{SET}, {rewrite}")),
+        host("rewritten.example")
+    );
+    let result = rules(&format!(
+        "{{backendRefs: [{{name: s, port: 80, filters: [{SET}]}}]}}"
+    ));
+    let routes = result.routes(S80);
+    let Some(ClusterSpecifier::WeightedClusters(weighted)) =
+        &forwarded(&routes[0].action).cluster_specifier
+    else {
+        panic!("a backend with filters has a weight")
+    };
+    assert_eq!(
+        weighted.clusters[0].host_rewrite_specifier,
+        Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(
+            "other.example".into()
+        ))
     );
 }
