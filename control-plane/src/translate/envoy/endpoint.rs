@@ -82,7 +82,7 @@ fn direct(
         let Ok(target) = u16::try_from(target.target_port) else {
             continue;
         };
-        if let Some(endpoint) = of_workload(served, workload, target) {
+        if let Some(endpoint) = of_workload(served, workload, target, service) {
             let place = workload.locality.clone().unwrap_or_default();
             by_place
                 .entry((place.region, place.zone, place.subzone))
@@ -93,7 +93,12 @@ fn direct(
     by_place
 }
 
-fn of_workload(served: &Served<'_>, workload: &wds::Workload, target: u16) -> Option<LbEndpoint> {
+fn of_workload(
+    served: &Served<'_>,
+    workload: &wds::Workload,
+    target: u16,
+    service: &objects::Service,
+) -> Option<LbEndpoint> {
     let ip = ip(workload.addresses.first()?)?;
     let local = socket_text(ip, target);
     let who = [
@@ -104,7 +109,9 @@ fn of_workload(served: &Served<'_>, workload: &wds::Workload, target: u16) -> Op
         &served.index.mesh.cluster_id,
     ];
     let istio = pack::object([("workload", pack::text(who.map(String::as_str).join(";")))]);
-    let health = if workload.status == i32::from(WorkloadStatus::Healthy) {
+    let ready = workload.status == i32::from(WorkloadStatus::Healthy);
+    // Ready or not is nothing to a service that publishes either.
+    let health = if ready || service.spec.publish_not_ready_addresses {
         HealthStatus::Healthy
     } else {
         HealthStatus::Unhealthy

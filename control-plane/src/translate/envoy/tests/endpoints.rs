@@ -49,6 +49,25 @@ fn captured_pods_are_reached_through_the_tunnel_and_others_plainly() {
     );
 }
 
+#[test]
+fn a_service_that_publishes_endpoints_that_are_not_ready_has_only_healthy_ones() {
+    let not_ready = "{apiVersion: v1, kind: Pod, metadata: {name: q, namespace: app, labels: {app: a}}, spec: {}, status: {podIPs: [{ip: 10.0.0.2}], conditions: [{type: Ready, status: 'False'}]}}\n---\n";
+    let service = |publishes: bool| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: app}}, spec: {{clusterIP: 10.1.0.1, selector: {{app: a}}, publishNotReadyAddresses: {publishes}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}\n---\n{not_ready}"
+        )
+    };
+    let first = "tunnel 10.0.0.1:8080";
+    assert_eq!(
+        ways(&waypoint(&service(false)), S80),
+        [first, "tunnel 10.0.0.2:8080 unhealthy"]
+    );
+    assert_eq!(
+        ways(&waypoint(&service(true)), S80),
+        [first, "tunnel 10.0.0.2:8080"]
+    );
+}
+
 const ROUTE: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: app}, spec: {parentRefs: [{group: '', kind: Service, name: s}], rules: [{backendRefs: [{name: t, port: 80}]}]}}\n---\n";
 
 fn other(use_waypoint: &str) -> String {
