@@ -242,3 +242,6 @@ pub(super) enum Wanted {
     /// The cluster does not know it any more.
     Gone,
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use sys::Netns;
 
-use super::{EnrollError, Membership, Opening};
+use super::{EnrollError, Membership, Opening, Wanted};
 use crate::agent::pods::{Entry, PodKey, arrived};
 use crate::agent::watch::Sight;
 use crate::ask::Reply;
@@ -75,6 +75,8 @@ impl Membership {
             // An older pod of the same name whose DEL never came.
             self.unserve(&before).await;
         }
+        // A change of labels while we waited found no pod that it could apply to. From here on one finds it.
+        let decision = self.decision_now(&entry).unwrap_or(decision);
         if let Decision::Out(_) = decision {
             return Ok(done(decision));
         }
@@ -83,6 +85,15 @@ impl Membership {
             return Err(refusal(&key, &error));
         }
         Ok(done(decision))
+    }
+
+    /// What the labels say of a pod now; `None` when nothing is said of it (any more).
+    fn decision_now(&self, entry: &Entry) -> Option<Decision> {
+        match self.wanted(entry) {
+            Wanted::In => Some(Decision::In),
+            Wanted::Out(why) => Some(Decision::Out(why)),
+            Wanted::Gone => None,
+        }
     }
 
     fn known(&self, pod: &PodRef, sight: Sight) -> Result<(String, String, Decision), CniError> {
