@@ -119,6 +119,7 @@ impl Follower {
             )
         });
         let waypoints: Vec<(GatewayName, envoy::Resources)> = waypoints.collect();
+        faults.extend(envoy::astray(&index, &translation));
         let mut inner = self.views.lock();
         inner.shared = shared(&inner.shared, &translation);
         inner.waypoints = own(&inner.waypoints, waypoints);

@@ -123,7 +123,8 @@ impl Waypoint {
         }
     }
 
-    fn admits(&self, store: &Store, namespace: &str) -> bool {
+    /// Whether its listener lets services and workloads of that namespace in.
+    pub(crate) fn admits(&self, store: &Store, namespace: &str) -> bool {
         match self.admits.from.as_str() {
             "All" => true,
             "None" => false,
@@ -155,6 +156,8 @@ struct Wish<'a> {
     namespace: &'a str,
     /// On the object itself or its service account, not inherited from the namespace.
     explicit: bool,
+    /// On the object itself.
+    own: bool,
 }
 
 /// The waypoint of a pod, if it is bound to one that takes workload traffic.
@@ -269,6 +272,7 @@ fn wish<'a>(index: &Index<'a>, object: &'a Meta, account: Option<&'a Meta>) -> O
             .label(USE_WAYPOINT_NAMESPACE)
             .unwrap_or(&object.namespace),
         explicit,
+        own: object.label(USE_WAYPOINT).is_some(),
     })
 }
 
@@ -295,8 +299,13 @@ fn bind(
         });
     };
     if !waypoint.takes(traffic) {
-        if wish.explicit && traffic == Traffic::Workload && !waypoint.for_services {
-            let why = format!("{subject} takes no traffic to workloads; it is not used");
+        // A service account speaks for both, so only what cannot be meant otherwise is worth a word.
+        let (meant, what) = match traffic {
+            Traffic::Workload => (wish.explicit && !waypoint.for_services, "workloads"),
+            Traffic::Service => (wish.own, "services"),
+        };
+        if meant {
+            let why = format!("{subject} takes no traffic to {what}; it is not used");
             faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
         }
         return None;

@@ -38,9 +38,9 @@ pub(super) struct Served<'a> {
     pub index: &'a Index<'a>,
     pub translation: &'a Translation,
     pub waypoint: &'a Waypoint,
-    /// Services bound to it, by host name.
+    /// Services bound to it whose namespace it admits, by host name.
     pub services: Vec<ServedService<'a>>,
-    /// Workloads bound to it.
+    /// Workloads bound to it whose namespace it admits.
     pub workloads: Vec<&'a wds::Workload>,
     /// All workloads by the services that they stand behind (`namespace/hostname`).
     pub behind: BTreeMap<&'a str, Vec<&'a wds::Workload>>,
@@ -144,6 +144,54 @@ pub fn translate(
     resources
 }
 
+/// Remarks on what no waypoint takes up, after all of them have been translated.
+#[must_use]
+pub fn astray(index: &Index<'_>, translation: &Translation) -> Vec<Fault> {
+    rbac::astray(index, translation)
+}
+
+/// The WDS form of a service.
+fn wds_of<'t>(
+    index: &Index<'_>,
+    translation: &'t Translation,
+    service: &objects::Service,
+) -> Option<&'t wds::Service> {
+    let name = super::service::resource_name(index.mesh, service);
+    match &translation.addresses.get(&name)?.r#type {
+        Some(address::Type::Service(service)) => Some(service),
+        _ => None,
+    }
+}
+
+/// The waypoint that serves a service.
+fn waypoint_of<'i>(
+    index: &'i Index<'_>,
+    translation: &Translation,
+    service: &objects::Service,
+) -> Option<&'i Waypoint> {
+    let wds = wds_of(index, translation, service)?;
+    let serves =
+        |waypoint: &&Waypoint| takes(index, waypoint, &wds.namespace, wds.waypoint.as_ref());
+    index.waypoints().find(serves)
+}
+
+/// Whether what is bound like this, in that namespace, is for this waypoint and may use it. What is bound and may not
+/// has no chain: traffic to it, which is still sent there, is refused.
+fn takes(
+    index: &Index<'_>,
+    waypoint: &Waypoint,
+    namespace: &str,
+    bound: Option<&wds::GatewayAddress>,
+) -> bool {
+    let here = match bound.and_then(|bound| bound.destination.as_ref()) {
+        Some(Destination::Hostname(host)) => {
+            host.namespace == waypoint.namespace && host.hostname == waypoint.hostname
+        }
+        _ => false,
+    };
+    here && waypoint.admits(index.store, namespace)
+}
+
 impl<'a> Served<'a> {
     fn new(
         index: &'a Index<'a>,
@@ -160,7 +208,9 @@ impl<'a> Served<'a> {
         };
         for address in translation.addresses.values() {
             match &address.r#type {
-                Some(address::Type::Service(wds)) if served.is_mine(wds.waypoint.as_ref()) => {
+                Some(address::Type::Service(wds))
+                    if served.is_mine(&wds.namespace, wds.waypoint.as_ref()) =>
+                {
                     let object = index.store.services.find(&wds.namespace, &wds.name);
                     served
                         .services
@@ -170,7 +220,7 @@ impl<'a> Served<'a> {
                     for service in workload.services.keys() {
                         served.behind.entry(service).or_default().push(workload);
                     }
-                    if served.is_mine(workload.waypoint.as_ref()) {
+                    if served.is_mine(&workload.namespace, workload.waypoint.as_ref()) {
                         served.workloads.push(workload);
                     }
                 }
@@ -183,28 +233,19 @@ impl<'a> Served<'a> {
         served
     }
 
-    fn is_mine(&self, bound: Option<&wds::GatewayAddress>) -> bool {
-        match bound.and_then(|bound| bound.destination.as_ref()) {
-            Some(Destination::Hostname(host)) => {
-                host.namespace == self.waypoint.namespace && host.hostname == self.waypoint.hostname
-            }
-            _ => false,
-        }
+    fn is_mine(&self, namespace: &str, bound: Option<&wds::GatewayAddress>) -> bool {
+        takes(self.index, self.waypoint, namespace, bound)
     }
 
     /// The WDS form of a service.
     pub fn wds_of(&self, service: &objects::Service) -> Option<&'a wds::Service> {
-        let name = super::service::resource_name(self.index.mesh, service);
-        match &self.translation.addresses.get(&name)?.r#type {
-            Some(address::Type::Service(service)) => Some(service),
-            _ => None,
-        }
+        wds_of(self.index, self.translation, service)
     }
 
     /// Whether this waypoint serves it.
     pub fn serves(&self, service: &objects::Service) -> bool {
         self.wds_of(service)
-            .is_some_and(|service| self.is_mine(service.waypoint.as_ref()))
+            .is_some_and(|service| self.is_mine(&service.namespace, service.waypoint.as_ref()))
     }
 
     /// Port numbers of all served services with every protocol that is known to stand behind them.

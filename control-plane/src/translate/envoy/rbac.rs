@@ -19,7 +19,7 @@ use objects::{
 };
 
 use super::{
-    Served,
+    Index, Served, Translation,
     listener::{http_filter, network_filter},
 };
 
@@ -114,6 +114,57 @@ fn applies(served: &Served<'_>, policy: &AuthorizationPolicy, service: Option<&S
         _ => false,
     };
     policy.spec.targets().any(hit)
+}
+
+/// Targets of policies that lead to nothing that a waypoint serves: there such a policy has no effect, and ztunnels
+/// are not told of it either.
+pub(super) fn astray(index: &Index<'_>, translation: &Translation) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for policy in index.store.authorization_policies.all() {
+        let meta = &policy.metadata;
+        for (i, target) in policy.spec.targets().enumerate() {
+            if let Some(why) = leads_nowhere(index, translation, &meta.namespace, target) {
+                let key = Key::new(Kind::AuthorizationPolicy, &meta.namespace, &meta.name);
+                let why = format!("{why}: the policy has no effect there");
+                let at = format!("spec.targetRefs[{i}]");
+                faults.push(Fault::warning(Some(key), at, why));
+            }
+        }
+    }
+    faults
+}
+
+fn leads_nowhere(
+    index: &Index<'_>,
+    translation: &Translation,
+    namespace: &str,
+    target: &TargetRef,
+) -> Option<String> {
+    let (kind, name) = (target.kind.as_str(), target.name.as_str());
+    match kind {
+        "Gateway" => {
+            let known = index.waypoints.contains_key(&(namespace, name));
+            (!known).then(|| format!("no Gateway `{name}` here is a waypoint"))
+        }
+        "GatewayClass" if *namespace != *index.mesh.root_namespace => {
+            let root = &index.mesh.root_namespace;
+            Some(format!(
+                "only policies of namespace {root} may target a class"
+            ))
+        }
+        "GatewayClass" => {
+            let known = index.waypoints().any(|waypoint| waypoint.class == name);
+            (!known).then(|| format!("no waypoint is of class `{name}`"))
+        }
+        "Service" => {
+            let Some(service) = index.store.services.find(namespace, name) else {
+                return Some(format!("there is no Service `{name}` here"));
+            };
+            let served = super::waypoint_of(index, translation, service).is_some();
+            (!served).then(|| format!("no waypoint serves Service `{name}`"))
+        }
+        kind => Some(format!("{kind} is not supported")),
+    }
 }
 
 fn warn(policy: &AuthorizationPolicy, sees_names: bool, faults: &mut Vec<Fault>) {

@@ -199,6 +199,49 @@ fn each_tcp_port_has_chains_clusters_and_a_place_in_the_tree() {
     assert!(result.faults.is_empty(), "{:?}", result.faults);
 }
 
+/// What is reported as refused must not be served.
+#[test]
+fn what_the_listener_does_not_admit_has_no_chain_and_no_place_in_the_tree() {
+    let other = |name: &str, kind: &str, rest: &str| {
+        format!(
+            "{{apiVersion: v1, kind: {kind}, metadata: {{name: {name}, namespace: other, labels: {{istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: app}}}}, {rest}}}\n---\n"
+        )
+    };
+    let bound = other(
+        "o",
+        "Service",
+        "spec: {clusterIP: 10.1.0.5, ports: [{name: http, port: 80}]}",
+    ) + &other(
+        "q",
+        "Pod",
+        "spec: {nodeName: n}, status: {podIPs: [{ip: 10.0.0.5}]}",
+    );
+    let o80 = "inbound-vip|80|http|o.other.svc.cluster.local";
+    for (from, admitted) in [("Same", false), ("None", false), ("All", true)] {
+        let gateway = format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: wp, namespace: app, labels: {{istio.io/waypoint-for: all}}}}, spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {{namespaces: {{from: {from}}}}}}}]}}}}\n---\n"
+        );
+        let result = waypoint(&(gateway + &bound));
+        let listener = result.listener("main_internal");
+        let chains = listener.filter_chains.iter().map(|chain| &chain.name);
+        assert_eq!(
+            chains.filter(|name| *name == o80).count(),
+            usize::from(admitted),
+            "{from}"
+        );
+        assert_eq!(
+            result.resources.clusters.contains_key(o80),
+            admitted,
+            "{from}"
+        );
+        let tree = listener.encode_to_vec();
+        for address in ["10.1.0.5", "10.0.0.5"] {
+            let found = tree.windows(8).any(|bytes| bytes == address.as_bytes());
+            assert_eq!(found, admitted, "{from} {address}");
+        }
+    }
+}
+
 #[test]
 fn sniffing_is_off_where_protocols_are_known_unless_workloads_are_bound() {
     let inspector = |more: &str| {

@@ -47,6 +47,29 @@ fn the_gateway_says_what_traffic_it_takes() {
 }
 
 #[test]
+fn a_service_that_names_a_waypoint_for_workloads_is_told() {
+    let said = |service: &str, traffic: &str| {
+        let text = gateway(&format!("istio.io/waypoint-for: {traffic}"), "Same") + service;
+        faults(&translated(&text))
+    };
+    let labelled = SERVICE.replace(
+        "namespace: app}",
+        "namespace: app, labels: {istio.io/use-waypoint: wp}}",
+    );
+    for traffic in ["workload", "none"] {
+        assert_eq!(
+            said(&labelled, traffic),
+            [
+                "Service app/s: metadata.labels[istio.io/use-waypoint]: waypoint app/wp takes no traffic to services; it is not used"
+            ]
+        );
+    }
+    assert_eq!(said(&labelled, "service"), [""; 0]);
+    let by_account = format!("{ACCOUNT}{SERVICE}{}", pod("app: a", ""));
+    assert_eq!(said(&by_account, "workload"), [""; 0]);
+}
+
+#[test]
 fn waypoints_are_bound_by_the_nearest_label() {
     let all = gateway("istio.io/waypoint-for: all", "Same");
     let labelled = |value: &str| {
@@ -142,10 +165,13 @@ fn a_waypoint_that_does_not_admit_the_namespace_stays_named_and_is_reported() {
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: other, labels: {{{labels}}}}}}}\n---\n"
         );
         let translation = translated(&(gateway("", from) + &namespace + other));
-        assert!(
-            translation.addresses["other/s.other.svc.cluster.local"]
-                .r#type
-                .is_some()
+        let service = &translation.addresses["other/s.other.svc.cluster.local"];
+        let Some(address::Type::Service(service)) = &service.r#type else {
+            panic!("a service")
+        };
+        assert_eq!(
+            host(service.waypoint.as_ref()).as_deref(),
+            Some("app/wp.app.svc.cluster.local")
         );
         faults(&translation).len()
     };

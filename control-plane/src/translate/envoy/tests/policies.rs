@@ -282,3 +282,66 @@ fn our_own_waypoint_never_sees_a_server_name() {
         ))
     );
 }
+
+#[test]
+fn targets_that_lead_nowhere_are_told() {
+    let told = |namespace: &str, target: &str| {
+        let text = format!(
+            "{BASE}{}",
+            policy("x", namespace, &format!("targetRefs: [{target}]"))
+        );
+        let (store, mesh) = (store(&text), Mesh::default());
+        let index = mesh.index(&store);
+        let faults = astray(&index, &translate_wds(&index));
+        assert!(faults.len() < 2, "{faults:?}");
+        faults.first().map(ToString::to_string)
+    };
+    let class = "group: gateway.networking.k8s.io, kind: GatewayClass";
+    let gateway = "group: gateway.networking.k8s.io, kind: Gateway";
+    for (namespace, target, why) in [
+        (
+            "app",
+            "{kind: Service, name: gone}".to_owned(),
+            "there is no Service `gone` here",
+        ),
+        (
+            "app",
+            "{kind: Service, name: wp}".to_owned(),
+            "no waypoint serves Service `wp`",
+        ),
+        (
+            "app",
+            format!("{{{gateway}, name: gone}}"),
+            "no Gateway `gone` here is a waypoint",
+        ),
+        (
+            "other",
+            format!("{{{gateway}, name: wp}}"),
+            "no Gateway `wp` here is a waypoint",
+        ),
+        (
+            "app",
+            format!("{{{class}, name: istio-waypoint}}"),
+            "only policies of namespace istio-system may target a class",
+        ),
+        (
+            "istio-system",
+            format!("{{{class}, name: other}}"),
+            "no waypoint is of class `other`",
+        ),
+        (
+            "app",
+            "{group: networking.istio.io, kind: ServiceEntry, name: e}".to_owned(),
+            "ServiceEntry is not supported",
+        ),
+    ] {
+        let expected = format!(
+            "AuthorizationPolicy {namespace}/x: spec.targetRefs[0]: {why}: the policy has no effect there"
+        );
+        assert_eq!(told(namespace, &target), Some(expected));
+    }
+    assert_eq!(told("app", "{kind: Service, name: s}"), None);
+    assert_eq!(told("app", &format!("{{{gateway}, name: wp}}")), None);
+    let own_class = format!("{{{class}, name: istio-waypoint}}");
+    assert_eq!(told("istio-system", &own_class), None);
+}
