@@ -85,6 +85,9 @@ impl Interceptor for Authenticator {
                 }
             }
         };
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.proven();
+        }
         request
             .extensions_mut()
             .insert(Authenticated(caller.identity.clone()));

@@ -1,9 +1,14 @@
-//! Accepts connections and finishes their handshakes beside each other, so that a slow peer delays nobody.
+//! Accepts connections and finishes their handshakes beside each other, so that a slow peer delays nobody. A
+//! connection without a caller that proved who it is does not last.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,7 +18,8 @@ use runtime::{Shutdown, accept::Advice, accept::advice};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,20 +29,61 @@ use super::tls::ServerTls;
 
 /// A handshake may take this long.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Handshakes at once; more wait in the backlog.
-const MAX_HANDSHAKES: usize = 256;
+/// After the handshake, a first call with good credentials may take this long.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections at once that have not proved who they are; more wait in the backlog.
+const MAX_UNPROVEN: usize = 256;
+/// Connections at once; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 16_384;
 
 /// A connection after its handshake.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    /// Ends it unless it is proven by then; `None` once it is.
+    deadline: Option<Pin<Box<Sleep>>>,
+    _room: OwnedSemaphorePermit,
 }
 
-/// What the handshake told about the peer; found in the extensions of each request.
+/// What is known about the peer; found in the extensions of each request.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     /// By its certificate, if it showed one.
     pub identity: Option<Identity>,
+    proof: Arc<Proof>,
+}
+
+/// Whether some call on the connection had good credentials.
+#[derive(Debug)]
+struct Proof {
+    given: AtomicBool,
+    /// The room among those that have not.
+    room: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Peer {
+    fn new(identity: Option<Identity>, room: OwnedSemaphorePermit) -> Self {
+        let proof = Proof {
+            given: AtomicBool::new(false),
+            room: Mutex::new(Some(room)),
+        };
+        Self {
+            identity,
+            proof: Arc::new(proof),
+        }
+    }
+
+    /// A call with good credentials has come: the connection may stay.
+    pub fn proven(&self) {
+        if !self.proof.given.swap(true, Ordering::Relaxed) {
+            let room = self.proof.room.lock();
+            room.unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proof.given.load(Ordering::Relaxed)
+    }
 }
 
 /// The stream of connections; ends when drained.
@@ -62,18 +109,24 @@ async fn accept_loop(
     done: mpsc::Sender<io::Result<Connection>>,
     shutdown: Shutdown,
 ) {
-    let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let (all, unproven) = (
+        Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        Arc::new(Semaphore::new(MAX_UNPROVEN)),
+    );
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else {
+        let rooms = async {
+            let all = all.clone().acquire_owned().await;
+            Ok::<_, tokio::sync::AcquireError>((all?, unproven.clone().acquire_owned().await?))
+        };
+        let Ok(rooms) = rooms.await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, address)) => {
                 let (tls, done) = (tls.clone(), done.clone());
                 shutdown.spawn(async move {
-                    let shaken =
-                        tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(stream, &tls)).await;
-                    drop(permit);
+                    let shaking = handshake(stream, &tls, rooms);
+                    let shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, shaking).await;
                     match shaken.unwrap_or_else(|_| Err("no handshake within 10 s".to_owned())) {
                         // Fails only when the server has stopped taking connections.
                         Ok(connection) => drop(done.send(Ok(connection)).await),
@@ -90,7 +143,11 @@ async fn accept_loop(
     }
 }
 
-async fn handshake(stream: TcpStream, tls: &ServerTls) -> Result<Connection, String> {
+async fn handshake(
+    stream: TcpStream,
+    tls: &ServerTls,
+    (all, unproven): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+) -> Result<Connection, String> {
     stream
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
@@ -108,8 +165,26 @@ async fn handshake(stream: TcpStream, tls: &ServerTls) -> Result<Connection, Str
     };
     Ok(Connection {
         stream,
-        peer: Peer { identity },
+        peer: Peer::new(identity, unproven),
+        deadline: Some(Box::pin(sleep(CALL_DEADLINE))),
+        _room: all,
     })
+}
+
+impl Connection {
+    /// The error with which a connection ends that proved nothing in time.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(deadline) = &mut self.deadline else {
+            return Ok(());
+        };
+        if self.peer.is_proven() {
+            self.deadline = None;
+        } else if deadline.as_mut().poll(cx).is_ready() {
+            let why = "no call with good credentials within 10 s";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        Ok(())
+    }
 }
 
 impl Connected for Connection {
@@ -126,6 +201,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_deadline(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -26,6 +26,7 @@ use super::{authority::Grants, *};
 use crate::{follow::Follower, translate::Mesh};
 
 mod certificates;
+mod connections;
 mod streams;
 
 const MANIFESTS: &str = "
