@@ -291,7 +291,15 @@ impl Source for Views {
 
     fn refused(&self, client: &Client, nack: Nack) {
         self.status
-            .refused(&client.node.id, &nack.type_url, &nack.message);
+            .refused(client.stream, &nack.type_url, &nack.message);
+    }
+
+    fn mended(&self, client: &Client, type_url: &str) {
+        self.status.mended(client.stream, type_url);
+    }
+
+    fn left(&self, client: &Client) {
+        self.status.left(client.stream);
     }
 }
 

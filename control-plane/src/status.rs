@@ -10,6 +10,9 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use runtime::metrics::Registry;
 use serde::Serialize;
 
+/// Bytes of a refusal that are kept; the log has all of it.
+const MAX_MESSAGE: usize = 16 << 10;
+
 /// Shared by the parts that notice and the admin server that shows.
 #[derive(Debug)]
 pub struct Status {
@@ -23,9 +26,10 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Inner {
     faults: Vec<Fault>,
-    /// By node id and type URL.
-    nacks: BTreeMap<(String, String), String>,
+    /// Node ids by stream.
     subscribers: BTreeMap<u64, String>,
+    /// What stands refused, by stream and type URL.
+    nacks: BTreeMap<(u64, String), String>,
     translation: TranslationStatus,
 }
 
@@ -42,6 +46,13 @@ pub struct TranslationStatus {
     pub waypoints: usize,
     /// How long it took, microseconds.
     pub micros: u64,
+}
+
+impl Inner {
+    fn forget(&mut self, stream: u64) {
+        self.subscribers.remove(&stream);
+        self.nacks.retain(|(other, _), _| *other != stream);
+    }
 }
 
 impl Status {
@@ -100,21 +111,37 @@ impl Status {
         inner.faults = faults;
     }
 
-    /// A subscriber refused a push.
-    pub fn refused(&self, node: &str, type_url: &str, message: &str) {
-        self.refusals.inc();
-        self.lock()
-            .nacks
-            .insert((node.into(), type_url.into()), message.into());
-    }
-
     /// A subscriber came.
     pub fn subscribed(&self, stream: u64, node: &str) {
         let mut inner = self.lock();
-        inner.subscribers.retain(|_, other| other != node);
+        // It starts anew, though its old stream may not have ended yet; what it refused before it may take now, or it
+        // will say so again.
+        let old = inner.subscribers.iter().filter(|(_, other)| *other == node);
+        let old: Vec<u64> = old.map(|(stream, _)| *stream).collect();
+        old.into_iter().for_each(|stream| inner.forget(stream));
         inner.subscribers.insert(stream, node.into());
-        // It starts anew; what it refused before it may take now, or it will say so again.
-        inner.nacks.retain(|(other, _), _| other != node);
+    }
+
+    /// A subscriber refused a push.
+    pub fn refused(&self, stream: u64, type_url: &str, message: &str) {
+        self.refusals.inc();
+        let mut inner = self.lock();
+        // A stream that another of the same node has replaced counts no more.
+        if inner.subscribers.contains_key(&stream) {
+            let end = message.floor_char_boundary(MAX_MESSAGE);
+            let message = message[..end].to_owned();
+            inner.nacks.insert((stream, type_url.into()), message);
+        }
+    }
+
+    /// Nothing of a type that a subscriber refused stands any more.
+    pub fn mended(&self, stream: u64, type_url: &str) {
+        self.lock().nacks.remove(&(stream, type_url.to_owned()));
+    }
+
+    /// A subscriber left.
+    pub fn left(&self, stream: u64) {
+        self.lock().forget(stream);
     }
 
     /// The JSON of `/status`.
@@ -128,7 +155,8 @@ impl Status {
                 "why": fault.why, "text": fault.to_string(),
             })
         });
-        let nacks = inner.nacks.iter().map(|((node, type_url), message)| {
+        let nacks = inner.nacks.iter().map(|((stream, type_url), message)| {
+            let node = inner.subscribers.get(stream);
             serde_json::json!({ "node": node, "type": type_url, "message": message })
         });
         let subscribers: Vec<&String> = inner.subscribers.values().collect();
@@ -139,5 +167,62 @@ impl Status {
             "subscribers": subscribers,
         });
         format!("{status:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes that subscribe, and nodes with refusals.
+    fn shown(status: &Status) -> (Vec<String>, Vec<String>) {
+        let json: serde_json::Value = serde_json::from_str(&status.to_json()).expect("JSON");
+        let texts = |value: &serde_json::Value, pointer: &str| {
+            let list = value.as_array().expect("a list");
+            list.iter()
+                .map(|one| {
+                    let text = one.pointer(pointer).and_then(serde_json::Value::as_str);
+                    text.expect("a text").to_owned()
+                })
+                .collect()
+        };
+        (
+            texts(&json["subscribers"], ""),
+            texts(&json["nacks"], "/node"),
+        )
+    }
+
+    fn lists(subscribers: &[&str], nacks: &[&str]) -> (Vec<String>, Vec<String>) {
+        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        (owned(subscribers), owned(nacks))
+    }
+
+    #[test]
+    fn only_what_stands_now_is_shown() {
+        let status = Status::new(&Registry::new());
+        status.subscribed(1, "a");
+        status.subscribed(2, "b");
+        status.refused(1, "t", "no");
+        status.refused(1, "u", "no");
+        status.refused(2, "t", "no");
+        assert_eq!(shown(&status), lists(&["a", "b"], &["a", "a", "b"]));
+        status.mended(1, "t");
+        assert_eq!(shown(&status), lists(&["a", "b"], &["a", "b"]));
+        status.left(2);
+        assert_eq!(shown(&status), lists(&["a"], &["a"]));
+        status.subscribed(3, "a");
+        assert_eq!(shown(&status), lists(&["a"], &[]));
+        // The end of the old stream, and a word that it still had, are nothing to the new one.
+        status.refused(1, "t", "no");
+        status.left(1);
+        assert_eq!(shown(&status), lists(&["a"], &[]));
+    }
+
+    #[test]
+    fn a_long_refusal_is_cut() {
+        let status = Status::new(&Registry::new());
+        status.subscribed(1, "a");
+        status.refused(1, "t", &"é".repeat(100_000));
+        assert!(status.to_json().len() < 20_000);
     }
 }

@@ -85,6 +85,16 @@ pub trait Source: Send + Sync + 'static {
     fn refused(&self, client: &Client, nack: Nack) {
         let _ = (client, nack);
     }
+
+    /// Nothing of that type that the subscriber refused stands any more: it took something newer, or it was removed.
+    fn mended(&self, client: &Client, type_url: &str) {
+        let _ = (client, type_url);
+    }
+
+    /// The stream of a subscriber has ended.
+    fn left(&self, client: &Client) {
+        let _ = client;
+    }
 }
 
 /// The ADS service over a source.

@@ -43,6 +43,20 @@ async fn a_ztunnel_sees_everything_and_follows_edits() {
     );
     let status = plane.status.to_json();
     assert!(status.contains("app/none: no thanks"), "{status}");
+    subscriber.answer(&push, None).await;
+    // A newer version is taken; the subscriber is asked again so that its ACK has arrived for sure.
+    plane.edit("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: none, namespace: app}, spec: {action: DENY}}");
+    let push = subscriber.next().await;
+    subscriber.answer(&push, None).await;
+    plane.edit("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: more, namespace: app}, spec: {}}");
+    subscriber.next().await;
+    let status = plane.status.to_json();
+    assert!(!status.contains("no thanks"), "{status}");
+    assert!(status.contains(&ztunnel().id), "{status}");
+    drop(subscriber);
+    while plane.status.to_json().contains(&ztunnel().id) {
+        tokio::task::yield_now().await;
+    }
     plane.shutdown.force();
 }
 

@@ -28,6 +28,15 @@ const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls
 const NAMED_BY_OTHERS: [&str; 2] = [type_url::CLUSTER, type_url::ENDPOINT];
 const NAMING: [&str; 2] = [type_url::LISTENER, type_url::ROUTE];
 
+/// Types of one stream; a proxy asks for less than ten.
+const MAX_TYPES: usize = 32;
+/// Names that one stream asks for; a waypoint names its clusters and routes.
+const MAX_NAMES: usize = 100_000;
+/// Bytes of one name: a host name with some words around it.
+const MAX_NAME: usize = 1024;
+/// Resources that a subscriber has, also those that it says it has from before: a whole mesh.
+const MAX_VERSIONS: usize = 2_000_000;
+
 /// What a request meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -35,6 +44,11 @@ pub enum Event {
     Subscribed,
     /// It acknowledged the last push of its type.
     Accepted,
+    /// It acknowledged it, and nothing of that type that it refused before stands any more.
+    Mended {
+        /// The type.
+        type_url: String,
+    },
     /// It refused resources of the last push of its type.
     Refused(Nack),
     /// It answers a push that is not the last one of its type.
@@ -55,12 +69,22 @@ struct Subscribed {
     names: BTreeSet<String>,
     /// What the subscriber knows, by name.
     sent: BTreeMap<Arc<str>, Sent>,
-    /// The nonce of the push that it has not answered.
-    outstanding: Option<String>,
+    /// The push that it has not answered.
+    outstanding: Option<Outstanding>,
+    /// What it refused and has not been sent anew since.
+    refused: BTreeSet<Arc<str>>,
     /// Push even if there is nothing to say: the answer to a first request.
     owed: bool,
     /// The resources up to which `sent` has been brought. Unset after a change of names.
     seen: Option<Arc<Resources>>,
+}
+
+/// A push without an answer.
+#[derive(Debug)]
+struct Outstanding {
+    nonce: String,
+    /// The resources that it changes or removes.
+    names: Vec<Arc<str>>,
 }
 
 /// What a subscriber knows of one resource.
@@ -93,22 +117,60 @@ impl Session {
         if request.response_nonce.is_empty() {
             return Event::Subscribed;
         }
-        if state.outstanding.as_ref() != Some(&request.response_nonce) {
+        let answered = |push: &mut Outstanding| push.nonce == request.response_nonce;
+        let Some(push) = state.outstanding.take_if(answered) else {
             return if changed {
                 Event::Subscribed
             } else {
                 Event::Stale
             };
+        };
+        let stood = !state.refused.is_empty();
+        for name in &push.names {
+            state.refused.remove(name);
         }
-        state.outstanding = None;
         match request.error_detail {
             // What was refused counts as sent: it is not sent again until it changes.
-            Some(status) => Event::Refused(Nack {
+            Some(status) => {
+                state.refused.extend(named(push.names, &status.message));
+                Event::Refused(Nack {
+                    type_url: request.type_url,
+                    message: status.message,
+                })
+            }
+            None if stood && state.refused.is_empty() => Event::Mended {
                 type_url: request.type_url,
-                message: status.message,
-            }),
+            },
             None => Event::Accepted,
         }
+    }
+
+    /// Whether a request stays within what one subscriber may make us hold; the error says what is too much. To be
+    /// asked before [`Session::request`].
+    ///
+    /// # Errors
+    /// The text for the status that ends the stream.
+    pub fn admits(&self, request: &DeltaDiscoveryRequest) -> Result<(), String> {
+        let new_type = !self.types.contains_key(&request.type_url);
+        if new_type && self.types.len() >= MAX_TYPES {
+            return Err(format!("more than {MAX_TYPES} types on one stream"));
+        }
+        let asked = &request.resource_names_subscribe;
+        let long = |name: &String| name.len() > MAX_NAME;
+        if request.type_url.len() > MAX_NAME || asked.iter().any(long) {
+            return Err(format!("a name of more than {MAX_NAME} bytes"));
+        }
+        let known: usize = self.types.values().map(|state| state.names.len()).sum();
+        let state = self.types.get(&request.type_url);
+        let new = |name: &&String| state.is_none_or(|state| !state.names.contains(*name));
+        if known + asked.iter().filter(new).count() > MAX_NAMES {
+            return Err(format!("more than {MAX_NAMES} names on one stream"));
+        }
+        let versions: usize = self.types.values().map(|state| state.sent.len()).sum();
+        if new_type && versions + request.initial_resource_versions.len() > MAX_VERSIONS {
+            return Err(format!("more than {MAX_VERSIONS} versions on one stream"));
+        }
+        Ok(())
     }
 
     /// The next push that brings the subscriber towards `view`, or `None` when there is nothing to send
@@ -145,7 +207,10 @@ impl Session {
             for resource in push.resources.iter_mut().flat_map(|r| &mut r.resource) {
                 resource.type_url.clone_from(&type_url);
             }
-            state.outstanding = Some(push.nonce.clone());
+            state.outstanding = Some(Outstanding {
+                nonce: push.nonce.clone(),
+                names: names(&push),
+            });
             push.type_url = type_url;
             return Some(push);
         }
@@ -325,6 +390,20 @@ impl Subscribed {
             .map(|name| Arc::from(name.as_str()))
             .collect()
     }
+}
+
+/// All that a push is about.
+fn names(push: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
+    let changed = push.resources.iter().map(|resource| &*resource.name);
+    let removed = push.removed_resources.iter().map(|name| &**name);
+    changed.chain(removed).map(Arc::from).collect()
+}
+
+/// Those of a refused push that the refusal names; if it names none, any may be meant.
+fn named(push: Vec<Arc<str>>, message: &str) -> Vec<Arc<str>> {
+    let named = |name: &&Arc<str>| message.contains(&***name);
+    let some: Vec<Arc<str>> = push.iter().filter(named).cloned().collect();
+    if some.is_empty() { push } else { some }
 }
 
 /// The resource on the wire; the type of its body is filled in by [`Session::push`].

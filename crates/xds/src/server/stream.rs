@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::{Client, Event, Nack, Session, Source, View};
 
 /// The state of one stream.
-pub(super) struct Pushes<S> {
+pub(super) struct Pushes<S: Source> {
     requests: Streaming<DeltaDiscoveryRequest>,
     source: Arc<S>,
     identity: Option<Identity>,
@@ -25,6 +25,14 @@ pub(super) struct Pushes<S> {
     session: Session,
     /// Set by the first request.
     subscriber: Option<Subscriber>,
+}
+
+impl<S: Source> Drop for Pushes<S> {
+    fn drop(&mut self) {
+        if let Some(subscriber) = &self.subscriber {
+            self.source.left(&subscriber.client);
+        }
+    }
 }
 
 struct Subscriber {
@@ -93,18 +101,20 @@ impl<S: Source> Pushes<S> {
         if self.subscriber.is_none() {
             self.subscriber = Some(self.introduce(&request)?);
         }
-        let nack = match self.session.request(request) {
-            Event::Refused(nack) => nack,
-            Event::Subscribed | Event::Accepted | Event::Stale => return Ok(()),
+        let within = self.session.admits(&request);
+        within.map_err(Status::resource_exhausted)?;
+        let event = self.session.request(request);
+        let Some(Subscriber { client, .. }) = &self.subscriber else {
+            return Ok(());
         };
-        if let Some(subscriber) = &self.subscriber {
-            let Nack { type_url, message } = &nack;
-            tracing::warn!(
-                node = subscriber.client.node.id,
-                type_url,
-                "push refused: {message}"
-            );
-            self.source.refused(&subscriber.client, nack);
+        match event {
+            Event::Refused(nack) => {
+                let Nack { type_url, message } = &nack;
+                tracing::warn!(node = client.node.id, type_url, "push refused: {message}");
+                self.source.refused(client, nack);
+            }
+            Event::Mended { type_url } => self.source.mended(client, &type_url),
+            Event::Subscribed | Event::Accepted | Event::Stale => {}
         }
         Ok(())
     }
@@ -139,7 +149,7 @@ fn step<S: Source>(mut pushes: Pushes<S>) -> Step<S> {
     Box::pin(async move { pushes.next().await.map(|item| (item, pushes)) })
 }
 
-struct Unfold<S> {
+struct Unfold<S: Source> {
     step: Option<Step<S>>,
 }
 

@@ -77,7 +77,11 @@ fn shown(push: &DeltaDiscoveryResponse) -> String {
 /// The next push, answered with an ACK.
 fn next(session: &mut Session, view: &View) -> Option<(String, String)> {
     let push = session.push(view)?;
-    assert_eq!(session.request(ack(&push)), Event::Accepted);
+    let answered = session.request(ack(&push));
+    assert!(
+        matches!(answered, Event::Accepted | Event::Mended { .. }),
+        "{answered:?}"
+    );
     let kind = push
         .type_url
         .rsplit('.')
@@ -329,4 +333,64 @@ fn a_removal_alone_is_not_held_back() {
         all(&mut session, &with(&[], &resources(&[("l", "1")]))),
         ["Cluster -a"]
     );
+}
+
+fn mended() -> Event {
+    Event::Mended {
+        type_url: ADDRESS.to_owned(),
+    }
+}
+
+#[test]
+fn a_refusal_stands_until_what_was_refused_is_taken_anew_or_removed() {
+    let mut session = Session::new();
+    session.request(subscribe(ADDRESS, &[]));
+    let mut answer = |view: &View, refusal: Option<&str>| {
+        let push = session.push(view).unwrap();
+        match refusal {
+            Some(message) => session.request(nack(&push, message)),
+            None => session.request(ack(&push)),
+        }
+    };
+    let refused = |event| matches!(event, Event::Refused(_));
+    let at = |a: &'static str, b: &'static str| view(&[(ADDRESS, &[("a", a), ("b", b)])]);
+    assert!(refused(answer(&at("1", "1"), Some("a: bad"))));
+    // Something else of the type is no word on it.
+    assert_eq!(answer(&at("1", "2"), None), Event::Accepted);
+    assert_eq!(answer(&at("2", "2"), None), mended());
+    assert_eq!(answer(&at("3", "2"), None), Event::Accepted);
+    assert!(refused(answer(&at("4", "3"), Some("no word on which"))));
+    assert_eq!(answer(&at("5", "3"), None), Event::Accepted);
+    assert_eq!(answer(&view(&[(ADDRESS, &[("a", "5")])]), None), mended());
+}
+
+#[test]
+fn a_stream_may_not_name_without_end() {
+    let session = started(&[subscribe(ADDRESS, &[])], &view(&[]));
+    assert_eq!(session.admits(&subscribe(CLUSTER, &["a"])), Ok(()));
+    let long = "x".repeat(1025);
+    assert_eq!(
+        session.admits(&subscribe(CLUSTER, &[&long])),
+        Err("a name of more than 1024 bytes".into())
+    );
+    let many: Vec<String> = (0..100_000).map(|i| i.to_string()).collect();
+    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut full = started(&[subscribe(ENDPOINT, &names)], &view(&[]));
+    assert_eq!(
+        full.admits(&subscribe(CLUSTER, &["a"])),
+        Err("more than 100000 names on one stream".into())
+    );
+    full.request(unsubscribe(ENDPOINT, &["7"]));
+    assert_eq!(full.admits(&subscribe(CLUSTER, &["a"])), Ok(()));
+    let mut session = Session::new();
+    for i in 0..32 {
+        let request = subscribe(&format!("type {i}"), &[]);
+        assert_eq!(session.admits(&request), Ok(()));
+        session.request(request);
+    }
+    assert_eq!(
+        session.admits(&subscribe("one more", &[])),
+        Err("more than 32 types on one stream".into())
+    );
+    assert_eq!(session.admits(&subscribe("type 1", &["a"])), Ok(()));
 }
