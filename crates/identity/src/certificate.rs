@@ -219,6 +219,12 @@ impl LeafFacts {
     }
 }
 
+/// When a certificate ends; `None` if it is malformed. Once per handshake.
+pub(crate) fn not_after(der: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some(system_time(parsed.validity().not_after.timestamp()))
+}
+
 fn system_time(unix_seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(unix_seconds.unsigned_abs());
     let time = if unix_seconds < 0 {

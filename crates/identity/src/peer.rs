@@ -2,9 +2,12 @@
 //! will do. On the handshake path of ztunnel and waypoint; reads hostile bytes, never panics.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use mesh::identity::Identity;
 use rustls_pki_types::CertificateDer;
+
+use crate::certificate;
 
 mod san;
 
@@ -71,6 +74,14 @@ pub fn expect(
         peer: Box::new(peer),
         expected: expected.to_vec(),
     })
+}
+
+/// When the leaf of the certificates that a handshake yielded ends.
+pub fn not_after(certificates: Option<&[CertificateDer<'_>]>) -> Result<SystemTime, PeerError> {
+    let leaf = certificates
+        .and_then(<[_]>::first)
+        .ok_or(PeerError::NoCertificate)?;
+    certificate::not_after(leaf).ok_or(PeerError::Malformed("no end of validity"))
 }
 
 /// The one identity that a leaf certificate names.

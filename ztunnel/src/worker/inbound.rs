@@ -32,6 +32,11 @@ impl<I: Io> Worker<I> {
             // Reset again within the same input: nobody waits for an answer.
             return;
         }
+        if tunnel.is_expired(io.wall_clock()) {
+            // Whoever it is may prove that anew. One that obeys GOAWAY was told before.
+            self.drain_tunnel(on);
+            return self.turn_away(on, stream);
+        }
         if !self.may_accept() {
             // Nothing was done for it, and no notice is made either: control is behind with those that there are.
             return self.turn_away(on, stream);

@@ -114,6 +114,7 @@ impl<I: Io> Worker<I> {
             .map_err(|fault| Loss::new(Reason::Tls, fault.to_string()))?;
         if let Some(tunnel) = self.tunnels.get_mut(key) {
             tunnel.own = Some(certificate.identity().clone());
+            tunnel.expires = Some(certificate.not_after());
             tunnel.tls = Some(Box::new(tls));
             tunnel.phase = Phase::Handshake;
         }
@@ -245,6 +246,7 @@ impl<I: Io> Worker<I> {
             return Ok(());
         };
         tunnel.own = Some(certificate.identity().clone());
+        tunnel.expires = Some(certificate.not_after());
         if let Some(socket) = &tunnel.socket
             && let Ok(local) = io.local_address(socket)
         {
@@ -271,6 +273,8 @@ impl<I: Io> Worker<I> {
             .and_then(|tls| tls.take_peer_certificates());
         let certificates = certificates.as_deref();
         let wrong = |fault: identity::PeerError| Loss::new(Reason::Identity, fault.to_string());
+        let ends = peer::not_after(certificates).map_err(wrong)?;
+        tunnel.expires = tunnel.expires.map_or(Some(ends), |own| Some(own.min(ends)));
         let settings = &self.settings;
         let config = |base: Config| Config {
             stream_window: settings.stream_window,

@@ -17,6 +17,8 @@ const QUIET: Duration = Duration::from_secs(30);
 const UNUSED_QUIET: Duration = Duration::from_secs(300);
 /// And has so long to answer.
 const PONG: Duration = Duration::from_secs(20);
+/// A tunnel is drained when one of its certificates ends within this time: longer than until it is looked at again.
+const EXPIRY: Duration = Duration::from_secs(60);
 /// Our last bytes may take so long, and then so long again while they move,
 const CLOSING: Duration = Duration::from_secs(5);
 /// but no longer than this after the last stream.
@@ -59,6 +61,7 @@ impl<I: Io> Worker<I> {
     /// Open and perhaps silent: release it when unused, ask it whether it lives when used.
     fn quiet_tunnel(&mut self, key: Key, io: &mut I) {
         let now = self.now;
+        let soon = io.wall_clock() + EXPIRY;
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
@@ -66,6 +69,13 @@ impl<I: Io> Worker<I> {
             let why = "the peer sent no HTTP/2 SETTINGS in time";
             return self.lose(key, Loss::new(Reason::Http2, why), io);
         }
+        if tunnel.is_expired(soon) {
+            self.leave_pool(key);
+            self.drain_tunnel(key);
+        }
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
+            return;
+        };
         let unused = tunnel.members.is_empty();
         let release = tunnel.used + self.settings.tunnel_idle;
         if unused && tunnel.is_client() && release <= now {

@@ -12,3 +12,4 @@ mod retire;
 mod same_node;
 mod schedules;
 mod sim;
+mod tunnels;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hbone::headers::{ConnectRequest, ConnectResponse};
 use hbone::proto::{Connection, ErrorCode, Event, StreamId};
@@ -43,6 +43,8 @@ pub(super) struct Tunnel<S> {
     pub(super) peer: Option<Identity>,
     /// Whom we prove to be.
     pub(super) own: Option<Identity>,
+    /// When the first of the two certificates ends: no new streams from then on.
+    pub(super) expires: Option<SystemTime>,
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     /// Sealed bytes that the socket did not take. While there are any, no application is read for this tunnel.
@@ -185,6 +187,7 @@ impl<S> Tunnel<S> {
             h2: None,
             peer: None,
             own: None,
+            expires: None,
             local,
             remote,
             backlog: Outgoing::default(),
@@ -221,6 +224,11 @@ impl<S> Tunnel<S> {
     pub(super) fn is_hot(&self, now: Instant) -> bool {
         self.hot
             .is_some_and(|hot| now.saturating_duration_since(hot) < HOT)
+    }
+
+    /// Whether one of its certificates has ended by `now`.
+    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
     }
 
     /// Whether a peer that dialled us has not proved who it is.

@@ -16,7 +16,7 @@ use super::super::state::MAX_NOTICES;
 use super::super::tls::{FRONT, Tls};
 use super::super::tunnel::{Phase, Tunnel};
 use super::facts::connected;
-use super::mesh::{CLIENT, Pair, SERVER, address};
+use super::mesh::{CLIENT, Pair, SERVER, account, address};
 use super::sim::{Sock, TEST};
 
 /// The peer: its socket and its TLS session.
@@ -30,23 +30,37 @@ pub(super) struct Peer {
 impl Peer {
     /// Dials the server pod's 15008 and shakes hands.
     pub(super) fn connect(pair: &mut Pair) -> Self {
-        let (from, to) = (
-            IpAddr::from([10, 9, 9, 9]),
-            SocketAddr::new(address(SERVER), 15008),
-        );
+        Self::connect_from(pair, [10, 9, 9, 9])
+    }
+
+    /// As [`Peer::connect`], from another address.
+    pub(super) fn connect_from(pair: &mut Pair, from: [u8; 4]) -> Self {
+        let to = SocketAddr::new(address(SERVER), 15008);
+        let from = IpAddr::from(from);
         let sock = pair.net.borrow_mut().connect(TEST, from, to, None).unwrap();
         let identity = pair.ca.identity("evil", "peer");
         let certificate = pair.ca.issue(&identity, Duration::from_secs(3600));
         let name = ServerName::IpAddress(to.ip().into());
         let tls = Tls::client(certificate.client_config(), name).unwrap();
-        let mut peer = Self {
+        let mut peer = Self::new(sock, tls);
+        while !peer.turn(pair) {}
+        peer
+    }
+
+    /// A peer that was dialled at `sock`, with the server pod's identity.
+    pub(super) fn accepted(pair: &Pair, sock: Sock) -> Self {
+        let identity = pair.ca.identity("app", account(SERVER));
+        let certificate = pair.ca.issue(&identity, Duration::from_secs(3600));
+        Self::new(sock, Tls::server(certificate.server_config()).unwrap())
+    }
+
+    fn new(sock: Sock, tls: Tls) -> Self {
+        Self {
             sock,
             tls,
             out: Outgoing::default(),
             plain: Vec::new(),
-        };
-        while !peer.turn(pair) {}
-        peer
+        }
     }
 
     /// Sends what is due, takes what came. True: the handshake is done (or the session is over).
@@ -295,7 +309,7 @@ fn many_addresses_that_shake_hands_at_once_wait_for_each_other() {
 }
 
 /// A TCP connection to the server pod's 15008 that has said nothing.
-fn raw(pair: &mut Pair, from: [u8; 4]) -> Sock {
+pub(super) fn raw(pair: &mut Pair, from: [u8; 4]) -> Sock {
     let to = SocketAddr::new(address(SERVER), 15008);
     let from = IpAddr::from(from);
     let sock = pair.net.borrow_mut().connect(TEST, from, to, None);

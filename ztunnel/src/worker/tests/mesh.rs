@@ -279,10 +279,13 @@ impl Pair {
     }
 
     pub(super) fn certify(&mut self, pod: usize) {
-        let certificate = self.ca.issue(
-            &self.ca.identity("app", account(pod)),
-            Duration::from_secs(3600),
-        );
+        self.certify_for(pod, Duration::from_secs(3600));
+    }
+
+    /// Gives a pod a certificate that lasts so long from now.
+    pub(super) fn certify_for(&mut self, pod: usize, ttl: Duration) {
+        let identity = self.ca.identity("app", account(pod));
+        let certificate = self.ca.issue(&identity, ttl);
         for worker in self.of_pod(pod) {
             self.workers[worker].certificate(certificate.clone(), self.now, &mut self.ios[worker]);
             self.busy[worker] = true;
