@@ -137,6 +137,8 @@ impl Default for Deadlines {
 pub struct Limits {
     /// Inbound TLS handshakes in flight.
     pub handshakes: u32,
+    /// Inbound tunnels that are open; one address may have an eighth of them.
+    pub tunnels: u32,
     /// Application connections.
     pub connections: u32,
     /// Bytes that a worker holds for applications that do not read; 256 MiB.
@@ -149,6 +151,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshakes: 256,
+            tunnels: 4096,
             connections: 50_000,
             held: 256 << 20,
             pod_held: 64 << 20,

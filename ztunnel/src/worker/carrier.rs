@@ -95,7 +95,7 @@ impl<I: Io> Worker<I> {
             }
             let read = tunnel.read(io, &mut self.buffers, &mut received);
             if received.established && tunnel.phase == Phase::Handshake && read.is_ok() {
-                self.established(key)?;
+                self.established(key, io)?;
             }
             let more = read?;
             if let Some(nonce) = received.nonce {

@@ -10,15 +10,17 @@ use mesh::workload::{Workload, pod_uid};
 use sys::socket::unmapped;
 
 use super::api::{Direction, Notice, Pod, Reason, Refused};
-use super::handshakes::Handshakes;
 use super::io::{Io, Kind, Token};
 use super::listeners;
 use super::slots::Key;
+use super::sources::Sources;
 use super::state::Worker;
 use super::tunnel::Loss;
 
 /// Connections accepted per listener and turn: events of others must not wait behind a burst.
 const ACCEPTS: usize = 32;
+/// One address may have this part of a pod's inbound tunnels.
+const SHARE: u32 = 8;
 /// Pause when descriptors or memory run out.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,7 +40,9 @@ pub(super) struct PodState<L> {
     /// Bytes that wait for applications, of its streams here.
     pub(super) held: usize,
     /// Inbound TLS handshakes in flight here.
-    pub(super) handshakes: Handshakes,
+    pub(super) handshakes: Sources,
+    /// Inbound tunnels that have shaken hands and are not closed yet.
+    pub(super) tunnels: Sources,
 }
 
 impl<L> PodState<L> {
@@ -72,7 +76,8 @@ impl<I: Io> Worker<I> {
             workload_uid: workload_uid.clone(),
             links: 0,
             held: 0,
-            handshakes: Handshakes::default(),
+            handshakes: Sources::default(),
+            tunnels: Sources::default(),
         });
         self.uids.insert(uid, key);
         self.workloads.insert(workload_uid.into(), key);
@@ -338,6 +343,47 @@ impl<I: Io> Worker<I> {
             self.lose(oldest, Loss::new(Reason::Overloaded, detail), io);
         }
         true
+    }
+
+    /// Counts an inbound tunnel that has just opened. When the pod or the peer's address has too many, the one that has
+    /// been without streams for longest is closed for it.
+    ///
+    /// # Errors
+    /// All of them are in use.
+    pub(super) fn count_tunnel(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
+        let Some((pod, source)) = self
+            .tunnels
+            .get(key)
+            .map(|tunnel| (tunnel.pod, tunnel.remote.ip()))
+        else {
+            return Ok(());
+        };
+        let limit = self.settings.limits.tunnels;
+        let Some(state) = self.pods.get_mut(pod) else {
+            return Ok(());
+        };
+        state.tunnels.begin(source);
+        let of_source = state.tunnels.of(source) > (limit / SHARE).max(1);
+        if !of_source && state.tunnels.len() <= limit {
+            return Ok(());
+        }
+        let unused = self.tunnels.keys(|tunnel| {
+            tunnel.pod == pod
+                && tunnel.is_unused_server()
+                && (!of_source || tunnel.remote.ip() == source)
+        });
+        let used = |key: &Key| self.tunnels.get(*key).map(|tunnel| tunnel.used);
+        let others = unused.into_iter().filter(|one| *one != key);
+        match others.min_by_key(used) {
+            Some(oldest) => {
+                self.close_tunnel(oldest, io);
+                Ok(())
+            }
+            None => {
+                let why = "the pod has too many inbound tunnels, all of them in use";
+                Err(Loss::new(Reason::Overloaded, why))
+            }
+        }
     }
 
     /// A handshake of the pod ended: another may begin.

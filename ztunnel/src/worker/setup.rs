@@ -263,7 +263,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// TLS is done: who is it? Before any byte is sent or believed.
-    pub(super) fn established(&mut self, key: Key) -> Result<(), Loss> {
+    pub(super) fn established(&mut self, key: Key, io: &mut I) -> Result<(), Loss> {
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return Ok(());
         };
@@ -305,6 +305,7 @@ impl<I: Io> Worker<I> {
         // The handshake's deadline stays: it is for the peer's SETTINGS too.
         if !is_client {
             self.handshake_ended(pod, remote);
+            self.count_tunnel(key, io)?;
         }
         for link in waiting {
             self.open_stream(link, key);

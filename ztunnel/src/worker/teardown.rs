@@ -19,6 +19,8 @@ const UNUSED_QUIET: Duration = Duration::from_secs(300);
 const PONG: Duration = Duration::from_secs(20);
 /// A tunnel is drained when one of its certificates ends within this time: longer than until it is looked at again.
 const EXPIRY: Duration = Duration::from_secs(60);
+/// An unused tunnel is released by the side that accepted it after so many times the time that the other side keeps it.
+const SERVER_IDLE: u32 = 3;
 /// Our last bytes may take so long, and then so long again while they move,
 const CLOSING: Duration = Duration::from_secs(5);
 /// but no longer than this after the last stream.
@@ -81,6 +83,13 @@ impl<I: Io> Worker<I> {
         if unused && tunnel.is_client() && release <= now {
             return self.close_tunnel(key, io);
         }
+        let kept_up = tunnel.used + SERVER_IDLE * self.settings.tunnel_idle;
+        if tunnel.is_unused_server() && kept_up <= now {
+            return match tunnel.h2.as_ref().is_some_and(|h2| h2.is_open()) {
+                true => self.drain_tunnel(key),
+                false => self.close_tunnel(key, io),
+            };
+        }
         if tunnel.pinged {
             return self.lose(
                 key,
@@ -113,6 +122,8 @@ impl<I: Io> Worker<I> {
                 h2.drain();
             }
             tunnel.going_away = tunnel.is_client();
+            // One that never answers is looked at again, but not before it could.
+            self.set_tunnel_alarm(key, self.now + PONG);
             self.queue_tunnel(key);
         }
         // One that is not open yet is drained by `established`.
@@ -249,8 +260,13 @@ impl<I: Io> Worker<I> {
         if let Some(socket) = tunnel.socket.take() {
             io.close(socket, false);
         }
+        let (pod, source) = (tunnel.pod, tunnel.remote.ip());
         if tunnel.shakes_hands() {
-            self.handshake_ended(tunnel.pod, tunnel.remote.ip());
+            self.handshake_ended(pod, source);
+        } else if !tunnel.is_client()
+            && let Some(state) = self.pods.get_mut(pod)
+        {
+            state.tunnels.end(source);
         }
     }
 

@@ -226,6 +226,11 @@ impl<S> Tunnel<S> {
             .is_some_and(|hot| now.saturating_duration_since(hot) < HOT)
     }
 
+    /// Whether a peer holds it open and has no stream on it.
+    pub(super) fn is_unused_server(&self) -> bool {
+        !self.is_client() && self.phase == Phase::Open && self.members.is_empty()
+    }
+
     /// Whether one of its certificates has ended by `now`.
     pub(super) fn is_expired(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= now)

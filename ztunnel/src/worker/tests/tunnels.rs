@@ -69,3 +69,80 @@ fn a_peer_with_a_tunnel_that_outlives_its_certificate_is_refused_although_it_kno
     assert!(pair.accept().is_none());
     assert_eq!(pair.workers[SERVER].links.len(), 1);
 }
+
+#[test]
+fn an_unused_tunnel_of_a_peer_that_keeps_it_up_is_released_by_the_server_in_the_end() {
+    let mut pair = Pair::started(1, |_| {});
+    let mut peer = Peer::connect(&mut pair);
+    let (_, start) = good_start(0);
+    peer.say(&mut pair, &start);
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    for _ in 0..8 {
+        pair.pass(100 * SECOND);
+        peer.say(&mut pair, &ping);
+    }
+    assert_eq!(
+        pair.workers[SERVER].tunnels.len(),
+        1,
+        "clients hold it for as long"
+    );
+    for _ in 0..3 {
+        pair.pass(100 * SECOND);
+        peer.say(&mut pair, &ping);
+    }
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 0);
+}
+
+/// An open tunnel of a peer at this address that has sent so many requests.
+fn opened(pair: &mut Pair, from: [u8; 4], requests: usize) -> Peer {
+    let mut peer = Peer::connect_from(pair, from);
+    let (_, start) = good_start(requests);
+    peer.say(pair, &start);
+    pair.pass(SECOND);
+    peer
+}
+
+#[test]
+fn an_address_with_too_many_tunnels_loses_the_one_that_it_has_not_used_for_longest() {
+    let mut pair = Pair::started(1, |settings| settings.limits.tunnels = 24);
+    let peers: Vec<_> = [1, 0, 0, 0]
+        .into_iter()
+        .map(|requests| opened(&mut pair, [10, 9, 9, 9], requests))
+        .collect();
+    let ends = peers.iter().map(|peer| pair.read(peer.sock).1);
+    assert_eq!(ends.collect::<Vec<_>>(), [false, true, false, false]);
+    assert!(pair.accept().is_some());
+    connected(&mut pair);
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 4);
+}
+
+#[test]
+fn an_address_whose_tunnels_are_all_in_use_gets_no_more_and_others_do() {
+    let mut pair = Pair::started(1, |settings| settings.limits.tunnels = 24);
+    let peers: Vec<_> = (0..5)
+        .map(|_| opened(&mut pair, [10, 9, 9, 9], 1))
+        .collect();
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 3);
+    assert!(pair.details().contains("all of them in use"));
+    for _ in 0..3 {
+        assert!(pair.accept().is_some());
+    }
+    connected(&mut pair);
+    for peer in &peers {
+        pair.net.borrow_mut().close(peer.sock, true);
+    }
+    pair.settle();
+    let server = &mut pair.workers[SERVER];
+    let counted = server.pods.keys(|_| true);
+    assert_eq!(server.pods.get(counted[0]).unwrap().tunnels.len(), 1);
+}
+
+#[test]
+fn a_pod_has_no_more_tunnels_than_its_limit_from_however_many_addresses() {
+    let mut pair = Pair::started(1, |settings| settings.limits.tunnels = 24);
+    for number in 0..40 {
+        opened(&mut pair, [10, 9, 8, number], 0);
+    }
+    assert_eq!(pair.workers[SERVER].tunnels.len(), 24);
+    connected(&mut pair);
+}

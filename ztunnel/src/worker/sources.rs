@@ -1,16 +1,17 @@
-//! Who holds the inbound handshakes of a pod that are in flight: they have no name yet, only an address. Used by `pods`.
+//! From which addresses a pod's inbound tunnels come: those that shake hands have no name yet, and those that are open
+//! could have many. Used by `pods`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Counts by source. Without handshakes it holds no memory.
+/// Counts by source. Without any it holds no memory.
 #[derive(Debug, Default)]
-pub(super) struct Handshakes {
+pub(super) struct Sources {
     total: u32,
     by_source: HashMap<IpAddr, u32>,
 }
 
-impl Handshakes {
+impl Sources {
     pub(super) fn begin(&mut self, source: IpAddr) {
         self.total += 1;
         *self.by_source.entry(source).or_default() += 1;
@@ -34,6 +35,11 @@ impl Handshakes {
         self.total
     }
 
+    /// How many this source holds.
+    pub(super) fn of(&self, source: IpAddr) -> u32 {
+        self.by_source.get(&source).copied().unwrap_or(0)
+    }
+
     /// The source that holds the most, if that is more than an eighth of `limit`: far more than one pod's proxy has at once.
     pub(super) fn greedy(&self, limit: u32) -> Option<IpAddr> {
         let most = self.by_source.iter().max_by_key(|(_, count)| **count);
@@ -49,18 +55,19 @@ mod tests {
     #[test]
     fn who_holds_more_than_a_share_is_greedy_until_it_lets_go() {
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut handshakes = Handshakes::default();
-        handshakes.begin(other);
+        let mut counts = Sources::default();
+        counts.begin(other);
         for _ in 0..3 {
-            handshakes.begin(one);
+            counts.begin(one);
         }
-        assert_eq!((handshakes.len(), handshakes.greedy(16)), (4, Some(one)));
-        assert_eq!(handshakes.greedy(24), None, "an eighth is nobody's fault");
-        handshakes.end(one);
-        assert_eq!((handshakes.len(), handshakes.greedy(16)), (3, None));
+        assert_eq!((counts.len(), counts.greedy(16)), (4, Some(one)));
+        assert_eq!((counts.of(one), counts.of(other)), (3, 1));
+        assert_eq!(counts.greedy(24), None, "an eighth is nobody's fault");
+        counts.end(one);
+        assert_eq!((counts.len(), counts.greedy(16)), (3, None));
         for source in [one, one, other, other] {
-            handshakes.end(source);
+            counts.end(source);
         }
-        assert_eq!((handshakes.len(), handshakes.by_source.capacity()), (0, 0));
+        assert_eq!((counts.len(), counts.by_source.capacity()), (0, 0));
     }
 }
