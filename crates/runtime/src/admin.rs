@@ -1,11 +1,11 @@
 //! A small HTTP/1.1 server for operators: readiness, metrics, log level, dumps. Each binary opens
 //! one to three of them. It serves through a drain and ends at force.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::Shutdown;
@@ -37,8 +38,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BUFFER: usize = 8 << 10;
 const MAX_BODY: usize = 64 << 10;
+/// A connection ends after this time, whatever it is about: a scrape or a dump needs far less, and a peer that asks and
+/// does not read, or never stops asking, would keep its place for ever.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections served at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 256;
+/// Of those, for one address; more are closed.
+const MAX_OF_ADDRESS: usize = 32;
 
 /// Which path is answered by what.
 #[derive(Clone, Default)]
@@ -126,16 +132,20 @@ impl Server {
 
 async fn accept_loop(listener: TcpListener, router: Arc<Router>, shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let guests = Guests::default();
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(guest) = guests.admit(peer.ip()) else {
+                    continue;
+                };
                 let router = Arc::clone(&router);
                 shutdown.spawn_aside(async move {
                     serve_connection(stream, router).await;
-                    drop(permit);
+                    drop((guest, permit));
                 });
             }
             Err(error) => match advice(&error) {
@@ -147,7 +157,43 @@ async fn accept_loop(listener: TcpListener, router: Arc<Router>, shutdown: Shutd
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Arc<Router>) {
+/// Who is served at the moment, by address.
+#[derive(Clone, Default)]
+struct Guests(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection's place; free again when dropped.
+struct Guest {
+    guests: Guests,
+    address: IpAddr,
+}
+
+impl Guests {
+    /// A place for one more of `address`, unless it has its share.
+    fn admit(&self, address: IpAddr) -> Option<Guest> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        (*count < MAX_OF_ADDRESS).then(|| {
+            *count += 1;
+            let guests = self.clone();
+            Guest { guests, address }
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut counts = self.guests.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Arc<Router>) {
     let service = service_fn(|request| {
         let router = Arc::clone(&router);
         async move { Ok::<_, Infallible>(router.answer(request).await) }
@@ -156,9 +202,11 @@ async fn serve_connection(stream: TcpStream, router: Arc<Router>) {
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_BUFFER);
-    let served = http.serve_connection(TokioIo::new(stream), service).await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "admin connection ended early");
+    let served = http.serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection ended early"),
+        Err(_) => tracing::debug!("admin connection took too long"),
     }
 }
 

@@ -1,7 +1,8 @@
 use super::*;
 use crate::Readiness;
 use crate::metrics::Registry;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
 
 async fn served(router: Router) -> (SocketAddr, Shutdown) {
     let shutdown = Shutdown::new();
@@ -92,6 +93,66 @@ async fn a_peer_that_never_ends_its_body_is_cut_off() {
     let head = "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf";
     let text = exchange(address, head).await;
     assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+}
+
+/// A connection in memory, so that time may be paused, and its far end with this much room.
+fn in_memory(router: Router, room: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
+    let (near, far) = tokio::io::duplex(room);
+    (far, tokio::spawn(serve_connection(near, Arc::new(router))))
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_and_never_reads_is_cut_off() {
+    let large = |_| std::future::ready(text_response(StatusCode::OK, vec![b'x'; 1 << 20]));
+    let (mut far, served) = in_memory(Router::new().route("/x", large), 16 << 10);
+    let asks = "GET /x HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    far.write_all(asks.as_bytes()).await.unwrap();
+    let ended = tokio::time::timeout(HOUR, served).await;
+    assert!(ended.is_ok(), "it is served for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_on_for_ever_is_cut_off() {
+    let ok = |_| std::future::ready(text_response(StatusCode::OK, "fine"));
+    let (mut far, served) = in_memory(Router::new().route("/x", ok), 16 << 10);
+    let begun = tokio::time::Instant::now();
+    let mut answer = [0; 4096];
+    loop {
+        let asked = far.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        if asked.is_err() || far.read(&mut answer).await.is_ok_and(|n| n == 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(begun.elapsed() < HOUR, "it is served for ever");
+    }
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let ok = |_| std::future::ready(text_response(StatusCode::OK, "fine"));
+    let (address, _shutdown) = served(Router::new().route("/x", ok)).await;
+    let mut taken = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        taken.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Another address of the same machine.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut stream = other.connect(address).await.unwrap();
+    stream.write_all(get("/x").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("fine"), "{text}");
+    // Accepted in order: those before it have been dealt with.
+    let held = |stream: &&TcpStream| {
+        let read = stream.try_read(&mut [0; 1]);
+        read.is_err_and(|fault| fault.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let held = taken.iter().filter(held).count();
+    assert!(held <= MAX_OF_ADDRESS, "{held} of one address");
 }
 
 #[tokio::test]
