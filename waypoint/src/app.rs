@@ -158,17 +158,6 @@ async fn serve_operators(
     proxy: &Arc<Proxy>,
     certificates: &Certificates,
 ) -> anyhow::Result<()> {
-    let stats = {
-        let registry = common.metrics.clone();
-        move |request: runtime::admin::Request| {
-            let accept = request
-                .headers()
-                .get(http::header::ACCEPT)
-                .and_then(|value| value.to_str().ok());
-            let (kind, body) = registry.encode(accept);
-            std::future::ready(runtime::admin::response(http::StatusCode::OK, kind, body))
-        }
-    };
     let dump = {
         let (proxy, certificates) = (proxy.clone(), certificates.clone());
         move |_: runtime::admin::Request| {
@@ -182,14 +171,11 @@ async fn serve_operators(
     };
     let shutdown = common.shutdown.clone();
     let readiness = Router::new().readiness(&common.readiness);
-    let operators = Router::new()
-        .common(&common)
-        .route("/config_dump", dump)
-        .route("/stats/prometheus", stats.clone());
+    let operators = Router::new().common(&common).route("/config_dump", dump);
     serve(settings.listening.readiness, readiness, &shutdown).await?;
     serve(
         settings.listening.stats,
-        Router::new().route("/stats/prometheus", stats),
+        Router::new().metrics(&common.metrics),
         &shutdown,
     )
     .await?;

@@ -131,7 +131,7 @@ fn the_binary_gets_ready_serves_and_drains() {
     let ads = Ads::start(bind(), tls(&ca, &["127.0.0.1"]).unwrap()).unwrap();
     let mut waypoint = Waypoint::start(ads.address(), authority.address(), ca.roots_pem());
     let readiness = waypoint.address("healthz/ready");
-    let stats = waypoint.address("paths=\"/stats/prometheus\"");
+    let stats = waypoint.address("paths=\"/metrics /stats/prometheus\"");
     let admin = waypoint.address("/config_dump");
     assert_eq!(get(readiness, "/healthz/ready").0, 500);
     resources(&ads);

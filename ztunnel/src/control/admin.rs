@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use runtime::admin::{self, Common, Request, Response, Router, Server};
+use runtime::admin::{self, Common, Response, Router, Server};
 use serde_json::Value;
 
 use super::ca::Certificates;
@@ -76,23 +76,9 @@ impl Servers {
 }
 
 /// As the common routes, with byte counters brought up to now first.
-fn metrics(mut router: Router, pages: &Pages) -> Router {
-    for path in ["/metrics", "/stats/prometheus"] {
-        let (report, registry) = (pages.report.clone(), pages.common.metrics.clone());
-        router = router.route(path, move |request: Request| {
-            let (report, registry) = (report.clone(), registry.clone());
-            async move {
-                report.count_live();
-                let accept = request
-                    .headers()
-                    .get("accept")
-                    .and_then(|value| value.to_str().ok());
-                let (kind, body) = registry.encode(accept);
-                admin::response(http::StatusCode::OK, kind, body)
-            }
-        });
-    }
-    router
+fn metrics(router: Router, pages: &Pages) -> Router {
+    let report = pages.report.clone();
+    router.metrics_after(&pages.common.metrics, move || report.count_live())
 }
 
 impl Pages {

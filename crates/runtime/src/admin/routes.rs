@@ -1,5 +1,8 @@
 //! The routes that every binary has, added to its own by `Common`.
+use std::sync::Arc;
+
 use http::{StatusCode, header};
+use tokio::sync::Semaphore;
 
 use super::{Request, Response, Router, query, require_post, response, text_response};
 use crate::logs::Logs;
@@ -26,15 +29,23 @@ impl Router {
     /// `/metrics` and `/stats/prometheus`.
     #[must_use]
     pub fn metrics(self, registry: &Registry) -> Self {
-        let scrape = |registry: Registry| {
-            move |request: Request| {
-                let accept = request.headers().get(header::ACCEPT);
-                let (kind, body) = registry.encode(accept.and_then(|value| value.to_str().ok()));
-                std::future::ready(response(StatusCode::OK, kind, body))
-            }
+        self.metrics_after(registry, || {})
+    }
+
+    /// As [`Router::metrics`]; `before` brings the counters up to now.
+    #[must_use]
+    pub fn metrics_after(
+        self,
+        registry: &Registry,
+        before: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let (turn, registry) = (Arc::new(Semaphore::new(1)), registry.clone());
+        let scraped = move |request: Request| {
+            let asked = (registry.clone(), accepted(&request));
+            scrape(turn.clone(), before.clone(), asked)
         };
-        self.route("/metrics", scrape(registry.clone()))
-            .route("/stats/prometheus", scrape(registry.clone()))
+        self.route("/metrics", scraped.clone())
+            .route("/stats/prometheus", scraped)
     }
 
     /// `/logging`: GET shows the filter, POST `?level=…` changes it, POST `?reset` undoes that.
@@ -79,6 +90,33 @@ pub struct Common {
     pub logs: Logs,
     /// For `/quitquitquit`.
     pub shutdown: Shutdown,
+}
+
+fn accepted(request: &Request) -> Option<String> {
+    let accept = request.headers().get(header::ACCEPT)?;
+    accept.to_str().ok().map(str::to_owned)
+}
+
+/// Writes the metrics, one scrape at a time and away from the tasks that carry configuration: it counts descriptors, and
+/// with many label sets it takes a while.
+async fn scrape(
+    turn: Arc<Semaphore>,
+    before: impl Fn() + Send + 'static,
+    (registry, accept): (Registry, Option<String>),
+) -> Response {
+    let Ok(permit) = turn.acquire_owned().await else {
+        return text_response(StatusCode::SERVICE_UNAVAILABLE, "no scrape any more\n");
+    };
+    let written = tokio::task::spawn_blocking(move || {
+        before();
+        let written = registry.encode(accept.as_deref());
+        drop(permit);
+        written
+    });
+    match written.await {
+        Ok((kind, body)) => response(StatusCode::OK, kind, body),
+        Err(_) => text_response(StatusCode::INTERNAL_SERVER_ERROR, "the scrape failed\n"),
+    }
 }
 
 fn logging(logs: &Logs, request: &Request) -> Response {

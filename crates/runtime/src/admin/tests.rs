@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::Readiness;
 use crate::metrics::Registry;
@@ -63,6 +65,37 @@ async fn metrics_are_served_under_both_paths_and_unknown_paths_list_what_there_i
 }
 
 #[tokio::test]
+async fn a_scrape_runs_beside_the_tasks_of_the_runtime_and_one_at_a_time() {
+    let here = std::thread::current().id();
+    let (elsewhere, running) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, at_once) = (elsewhere.clone(), running.clone());
+    let before = move || {
+        assert_eq!(at_once.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+        // Whoever wants in meanwhile has the time.
+        for _ in 0..1000 {
+            std::thread::yield_now();
+        }
+        seen.fetch_add(
+            usize::from(std::thread::current().id() != here),
+            Ordering::SeqCst,
+        );
+        at_once.fetch_sub(1, Ordering::SeqCst);
+    };
+    let router = Router::new().metrics_after(&Registry::new(), before);
+    let (address, _shutdown) = served(router).await;
+    let (metrics, stats) = (get("/metrics"), get("/stats/prometheus"));
+    let texts = tokio::join!(
+        exchange(address, &metrics),
+        exchange(address, &stats),
+        exchange(address, &metrics)
+    );
+    for text in [texts.0, texts.1, texts.2] {
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    }
+    assert_eq!(elsewhere.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
 async fn what_changes_something_wants_a_post() {
     let shutdown = Shutdown::new();
     let (address, _server) = served(Router::new().quit(&shutdown)).await;
@@ -96,9 +129,9 @@ async fn a_peer_that_never_ends_its_body_is_cut_off() {
 }
 
 /// A connection in memory, so that time may be paused, and its far end with this much room.
-fn in_memory(router: Router, room: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
+fn in_memory(router: Router, room: usize) -> (DuplexStream, impl Future<Output = ()>) {
     let (near, far) = tokio::io::duplex(room);
-    (far, tokio::spawn(serve_connection(near, Arc::new(router))))
+    (far, serve_connection(near, Arc::new(router)))
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -117,17 +150,16 @@ async fn a_peer_that_asks_and_never_reads_is_cut_off() {
 async fn a_peer_that_asks_on_for_ever_is_cut_off() {
     let ok = |_| std::future::ready(text_response(StatusCode::OK, "fine"));
     let (mut far, served) = in_memory(Router::new().route("/x", ok), 16 << 10);
-    let begun = tokio::time::Instant::now();
-    let mut answer = [0; 4096];
-    loop {
-        let asked = far.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        if asked.is_err() || far.read(&mut answer).await.is_ok_and(|n| n == 0) {
-            break;
+    let asks = async {
+        let mut answer = [0; 4096];
+        let ask = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n";
+        while far.write_all(ask).await.is_ok() && far.read(&mut answer).await.is_ok_and(|n| n > 0) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(begun.elapsed() < HOUR, "it is served for ever");
-    }
-    served.await.unwrap();
+    };
+    let both = async { tokio::join!(served, asks) };
+    let ended = tokio::time::timeout(HOUR, both).await;
+    assert!(ended.is_ok(), "it is served for ever");
 }
 
 #[tokio::test]
