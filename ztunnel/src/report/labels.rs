@@ -163,40 +163,13 @@ impl Side {
 
 impl ServiceNames {
     fn of(connection: &Connection) -> Self {
-        if let Some(service) = &connection.service {
-            let (host, name) = (service.key.hostname.clone(), service.name.clone());
-            return Self {
-                host,
-                name,
-                namespace: service.key.namespace.clone(),
-            };
-        }
-        connection
-            .service_host
-            .as_deref()
-            .map(Self::of_host)
-            .unwrap_or_default()
-    }
-
-    /// The parts that a cluster-local host name carries; other names are only a host.
-    fn of_host(host: &str) -> Self {
-        let host: Arc<str> = host.into();
-        let mut parts = host.split('.');
-        let (name, namespace, kind) = (parts.next(), parts.next(), parts.next());
-        match (name, namespace, kind) {
-            (Some(name), Some(namespace), Some("svc")) => {
-                let (name, namespace) = (name.into(), namespace.into());
-                Self {
-                    host: host.clone(),
-                    name,
-                    namespace,
-                }
-            }
-            _ => Self {
-                host: host.clone(),
-                name: host.clone(),
-                namespace: Arc::default(),
-            },
+        let Some(service) = &connection.service else {
+            return Self::default();
+        };
+        Self {
+            host: service.key.hostname.clone(),
+            name: service.name.clone(),
+            namespace: service.key.namespace.clone(),
         }
     }
 }

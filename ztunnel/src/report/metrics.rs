@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -16,8 +17,11 @@ use super::parts::Parts;
 use super::reason::{Flag, Outcome};
 use crate::worker::api::{Connection, Direction};
 
-/// Peers choose some of the labels (baggage), so their number has a bound; what comes after is counted coarsely.
+/// Peers choose some of the labels (baggage), so their number has a bound. Beyond it sets without a live connection make
+/// room, the ones first that were not used for longest; when all are in use, what comes after is counted coarsely.
 const MAX_LABEL_SETS: usize = 20_000;
+/// This part of the sets makes room at once: looking for them costs a look at all.
+const EVICTED: usize = 8;
 
 /// Connections of so many kinds are recognised at once.
 const MAX_KNOWN: usize = 4096;
@@ -36,6 +40,10 @@ pub struct Metrics {
     known: HashMap<Parts, Arc<Handles>>,
     /// Label sets that are kept apart.
     limit: usize,
+    /// Connections opened so far: the age of a label set's last use.
+    clock: u64,
+    /// So many new sets are counted coarsely before those in use are looked through again.
+    patience: usize,
     /// Keyed by the address of the connection, which the `Arc` in the value keeps from being reused.
     live: HashMap<usize, Live>,
 }
@@ -48,6 +56,10 @@ struct Handles {
     closed: Counter,
     sent: Counter,
     received: Counter,
+    /// [`Metrics::clock`] at the last connection.
+    used: AtomicU64,
+    /// A bit for each flag that connections have ended with.
+    flags: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -116,6 +128,8 @@ impl Metrics {
             interned: HashMap::new(),
             known: HashMap::new(),
             limit,
+            clock: 0,
+            patience: 0,
             live: HashMap::new(),
         }
     }
@@ -124,6 +138,8 @@ impl Metrics {
     pub fn opened(&mut self, connection: &Arc<Connection>) -> Arc<Labels> {
         let handles = self.handles_of(connection);
         handles.opened.inc();
+        self.clock += 1;
+        handles.used.store(self.clock, Ordering::Relaxed);
         self.open_gauge(connection.direction).inc();
         let labels = Arc::clone(&handles.labels);
         let live = Live {
@@ -158,6 +174,7 @@ impl Metrics {
             labels: Arc::clone(&labels),
             flag,
         };
+        live.handles.flags.fetch_or(bit(flag), Ordering::Relaxed);
         match flag {
             Flag::None => live.handles.closed.inc(),
             _ => self.closed.get_or_create(&series).inc(),
@@ -205,10 +222,9 @@ impl Metrics {
         if let Some(handles) = self.interned.get(&labels) {
             return Arc::clone(handles);
         }
-        let labels = if self.interned.len() < self.limit {
-            labels
-        } else {
-            labels.coarse()
+        let labels = match self.has_room() {
+            true => labels,
+            false => labels.coarse(),
         };
         if let Some(handles) = self.interned.get(&labels) {
             return Arc::clone(handles);
@@ -224,10 +240,68 @@ impl Metrics {
             closed: self.closed.get_or_create_owned(&series),
             sent: self.sent.get_or_create_owned(&series),
             received: self.received.get_or_create_owned(&series),
+            used: AtomicU64::new(self.clock),
+            flags: AtomicU32::new(bit(Flag::None)),
         });
         self.interned.insert(labels, Arc::clone(&handles));
         handles
     }
+}
+
+impl Metrics {
+    /// Whether one more label set is kept apart; makes room if need be and possible.
+    fn has_room(&mut self) -> bool {
+        if self.interned.len() < self.limit {
+            return true;
+        }
+        if self.patience > 0 {
+            self.patience -= 1;
+            return false;
+        }
+        let some = (self.limit / EVICTED).max(1);
+        // These hold handles too, and are only a short cut.
+        self.known = HashMap::new();
+        let mut unused: Vec<(u64, Arc<Labels>)> = self
+            .interned
+            .iter()
+            .filter(|(_, handles)| Arc::strong_count(handles) == 1)
+            .map(|(labels, handles)| (handles.used.load(Ordering::Relaxed), Arc::clone(labels)))
+            .collect();
+        if unused.len() > some {
+            unused.select_nth_unstable_by_key(some, |(used, _)| *used);
+            unused.truncate(some);
+        } else {
+            self.patience = some;
+        }
+        for (_, labels) in &unused {
+            self.forget(labels);
+        }
+        self.interned.len() < self.limit
+    }
+
+    /// Takes a label set out of all families.
+    fn forget(&mut self, labels: &Arc<Labels>) {
+        let Some(handles) = self.interned.remove(labels) else {
+            return;
+        };
+        let flags = handles.flags.load(Ordering::Relaxed);
+        for flag in Flag::ALL.into_iter().filter(|flag| flags & bit(*flag) != 0) {
+            let labels = Arc::clone(labels);
+            let series = Series { labels, flag };
+            self.closed.remove(&series);
+            self.failed.remove(&series);
+            if flag == Flag::None {
+                for family in [&self.opened, &self.sent, &self.received] {
+                    family.remove(&series);
+                }
+            }
+        }
+    }
+}
+
+/// A flag's place in [`Handles::flags`].
+fn bit(flag: Flag) -> u32 {
+    1 << flag as u32
 }
 
 impl Live {

@@ -18,7 +18,6 @@ pub(super) struct Parts {
     source: Option<Arc<Workload>>,
     destination: Option<Arc<Workload>>,
     service: Option<Arc<Service>>,
-    host: Option<Box<str>>,
     principals: [Option<Identity>; 2],
 }
 
@@ -31,7 +30,6 @@ impl Parts {
             source: connection.source_workload.clone(),
             destination: connection.destination_workload.clone(),
             service: connection.service.clone(),
-            host: connection.service_host.clone(),
             principals: [
                 connection.source_identity.clone(),
                 connection.destination_identity.clone(),
@@ -51,7 +49,6 @@ impl PartialEq for Parts {
             && address(self.source.as_ref()) == address(other.source.as_ref())
             && address(self.destination.as_ref()) == address(other.destination.as_ref())
             && address(self.service.as_ref()) == address(other.service.as_ref())
-            && self.host == other.host
             && self.principals == other.principals
     }
 }

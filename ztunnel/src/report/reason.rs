@@ -25,6 +25,18 @@ pub enum Flag {
 }
 
 impl Flag {
+    /// Each of them.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Deny,
+        Self::Connect,
+        Self::Tls,
+        Self::Http2,
+        Self::NetworkPolicy,
+        Self::Identity,
+        Self::Revoked,
+    ];
+
     /// As it stands in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -40,7 +40,6 @@ fn captured() -> Connection {
         destination_identity: identity("echo"),
         destination_workload: Some(workload("echo-6d5c9cbd6-wsmfc", "echo", "v1")),
         service: Some(Arc::new(service)),
-        service_host: None,
         trace: None,
         opened: Instant::now(),
         bytes: Bytes::default(),
@@ -285,11 +284,69 @@ fn a_peer_that_invents_names_cannot_grow_the_metrics_without_end() {
         metrics.closed(&connection, reason::Flag::None, reason::Outcome::Complete);
     }
     let lines = metric(&registry, "istio_tcp_connections_opened_total");
+    assert!(lines.len() <= 20, "{}", lines.len());
+    assert!(lines.iter().all(|line| line.len() < 2_000));
+}
+
+/// A connection whose peer gives this name to itself.
+fn named(name: &str) -> Arc<Connection> {
+    let baggage = hbone::headers::Baggage {
+        service: Some(name.into()),
+        ..Default::default()
+    };
+    Arc::new(Connection {
+        source_workload: None,
+        source_baggage: Some(Box::new(baggage)),
+        ..captured()
+    })
+}
+
+#[test]
+fn names_that_nobody_uses_any_more_make_room_for_others() {
+    let registry = Registry::default();
+    let mut metrics = Metrics::with_limit(&registry, 20);
+    let (steady, used) = (named("steady"), Arc::new(captured()));
+    metrics.opened(&steady);
+    for number in 0..100 {
+        let connection = named(&format!("invented-{number}"));
+        metrics.opened(&connection);
+        metrics.closed(&connection, reason::Flag::Deny, reason::Outcome::Failed);
+        metrics.opened(&used);
+        metrics.closed(&used, reason::Flag::None, reason::Outcome::Complete);
+    }
+    for name in ["opened", "closed", "failed"] {
+        let lines = metric(&registry, &format!("istio_tcp_connections_{name}_total"));
+        assert!(lines.len() <= 40, "{name}: {} series", lines.len());
+    }
+    let lines = metric(&registry, "istio_tcp_connections_opened_total");
+    let count = |name: &str| {
+        let of_name = format!("source_workload=\"unknown\",source_canonical_service=\"{name}\"");
+        lines.iter().find(|line| line.contains(&of_name)).cloned()
+    };
+    assert!(count("invented-99").is_some_and(|line| line.ends_with(" 1")));
+    assert!(count("invented-0").is_none());
+    assert!(count("steady").is_some_and(|line| line.ends_with(" 1")));
+    let busy = lines
+        .iter()
+        .find(|line| line.contains("source_workload=\"client\""));
+    assert!(busy.is_some_and(|line| line.ends_with(" 100")), "{busy:?}");
+}
+
+#[test]
+fn when_all_names_are_in_use_what_comes_after_is_counted_coarsely() {
+    let registry = Registry::default();
+    let mut metrics = Metrics::with_limit(&registry, 20);
+    let live: Vec<_> = (0..30)
+        .map(|number| named(&format!("live-{number}")))
+        .collect();
+    for connection in &live {
+        metrics.opened(connection);
+    }
+    let lines = metric(&registry, "istio_tcp_connections_opened_total");
     assert_eq!(lines.len(), 21);
     let coarse = lines
         .iter()
         .find(|line| line.contains("destination_workload=\"unknown\""))
         .unwrap();
     assert!(coarse.ends_with(" 10"), "{coarse}");
-    assert!(lines.iter().all(|line| line.len() < 2_000));
 }

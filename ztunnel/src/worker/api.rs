@@ -348,10 +348,9 @@ pub struct Connection {
     pub destination_identity: Option<Identity>,
     /// The destination's workload, if known.
     pub destination_workload: Option<Arc<Workload>>,
-    /// The service it was addressed by, if any.
+    /// The service it was addressed by, if any. Inbound, the caller's proxy tells it (`forwarded: host=`), and it counts
+    /// only if the destination is one of its endpoints.
     pub service: Option<Arc<Service>>,
-    /// The service's hostname as told by `forwarded: host=` (inbound only).
-    pub service_host: Option<Box<str>>,
     /// The W3C trace parent that was sent or received.
     pub trace: Option<hbone::headers::Traceparent>,
     /// When it was accepted.

@@ -45,7 +45,6 @@ impl<I: Io> Worker<I> {
             destination_identity: proven.or_else(|| route.workload.identity.clone()),
             destination_workload: Some(route.workload.clone()),
             service: route.service.clone(),
-            service_host: None,
             trace,
             opened: link.opened,
             bytes: Bytes::default(),
@@ -84,13 +83,16 @@ impl<I: Io> Worker<I> {
             .forwarded_network
             .as_deref()
             .is_some_and(|network| *network != *self.settings.network);
-        let source_workload = match foreign {
-            true => None,
-            false => self
-                .snapshot
-                .workload_at(&self.settings.network, source.ip())
-                .cloned(),
-        };
+        let here = self
+            .snapshot
+            .workload_at(&self.settings.network, source.ip());
+        // A gateway passes on what others have sealed. Who proves to be the workload of its own address is no gateway's
+        // client, and needs no other name.
+        let peer = tunnel.and_then(|tunnel| tunnel.peer.as_ref());
+        let proven = |one: &&Arc<Workload>| peer.is_some() && one.identity.as_ref() == peer;
+        let source_workload = here.filter(|one| !foreign || proven(one)).cloned();
+        let host = head.forwarded.and_then(|forwarded| forwarded.host);
+        let service = service.or_else(|| self.called(own.as_deref()?, &host?));
         Connection {
             direction: Direction::Inbound,
             security: Security::MutualTls,
@@ -106,11 +108,18 @@ impl<I: Io> Worker<I> {
             destination_identity: tunnel.and_then(|tunnel| tunnel.own.clone()),
             destination_workload: own,
             service,
-            service_host: head.forwarded.and_then(|forwarded| forwarded.host),
             trace: head.traceparent,
             opened: self.now,
             bytes: Bytes::default(),
         }
+    }
+
+    /// The service of that name, if `own` is one of its endpoints. A peer may write any name, and could fill the metrics
+    /// with them.
+    fn called(&self, own: &Workload, host: &str) -> Option<Arc<Service>> {
+        let services = self.snapshot.services_named(host).iter();
+        let mut ours = services.filter(|service| own.ports_of(&service.key).is_some());
+        ours.next().cloned()
     }
 
     pub(super) fn announce_plain(&mut self, key: Key, own: Arc<Workload>) {
@@ -132,7 +141,6 @@ impl<I: Io> Worker<I> {
             destination_identity: None,
             destination_workload: Some(own),
             service: None,
-            service_host: None,
             trace: None,
             opened: link.opened,
             bytes: Bytes::default(),
@@ -197,7 +205,6 @@ pub(super) fn plain_facts(
         destination_identity: None,
         destination_workload: labels.1,
         service: labels.2,
-        service_host: None,
         trace: None,
         opened,
         bytes: Bytes::default(),

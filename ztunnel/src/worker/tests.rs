@@ -13,3 +13,4 @@ mod same_node;
 mod schedules;
 mod sim;
 mod tunnels;
+mod words;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hbone::headers::ConnectRequest;
 use hbone::proto::{Config, Connection, ErrorCode};
+use mesh::identity::Identity;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustls::pki_types::ServerName;
@@ -35,11 +36,16 @@ impl Peer {
 
     /// As [`Peer::connect`], from another address.
     pub(super) fn connect_from(pair: &mut Pair, from: [u8; 4]) -> Self {
+        let identity = pair.ca.identity("evil", "peer");
+        Self::connect_as(pair, from, &identity)
+    }
+
+    /// As [`Peer::connect_from`], with another identity.
+    pub(super) fn connect_as(pair: &mut Pair, from: [u8; 4], identity: &Identity) -> Self {
         let to = SocketAddr::new(address(SERVER), 15008);
         let from = IpAddr::from(from);
         let sock = pair.net.borrow_mut().connect(TEST, from, to, None).unwrap();
-        let identity = pair.ca.identity("evil", "peer");
-        let certificate = pair.ca.issue(&identity, Duration::from_secs(3600));
+        let certificate = pair.ca.issue(identity, Duration::from_secs(3600));
         let name = ServerName::IpAddress(to.ip().into());
         let tls = Tls::client(certificate.client_config(), name).unwrap();
         let mut peer = Self::new(sock, tls);

@@ -337,7 +337,10 @@ fn with_a_certificate_that_has_expired_there_is_no_short_way() {
     pair.net.borrow_mut().ahead = 2 * 3600 * SECOND;
     pair.call_server();
     pair.settle();
-    assert_eq!((leases(&pair), tunnels(&pair)), (0, 2));
+    // It went to a tunnel, which takes no stream either.
+    assert_eq!(leases(&pair), 0);
+    assert!(pair.accept().is_none());
+    assert!(pair.reasons().contains(&Reason::TunnelRefused));
 }
 
 #[test]
