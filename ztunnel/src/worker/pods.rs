@@ -376,7 +376,9 @@ impl<I: Io> Worker<I> {
         let others = unused.into_iter().filter(|one| *one != key);
         match others.min_by_key(used) {
             Some(oldest) => {
-                self.close_tunnel(oldest, io);
+                // Gone at once, not when its peer has closed too: else the limit would not hold.
+                self.last_words(oldest, io);
+                self.drop_tunnel(oldest, io);
                 Ok(())
             }
             None => {
