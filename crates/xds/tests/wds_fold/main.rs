@@ -129,6 +129,8 @@ fn changes_are_right(changes: &Changes, push: &Push, before: &Fold, after: &Fold
         .iter()
         .map(|change| change.name().to_owned())
         .collect();
+    let refusals = changes.refusals.iter().map(ToString::to_string);
+    let named: BTreeSet<String> = named.into_iter().chain(refusals).collect();
     assert!(
         named.is_subset(&spoken),
         "{context}: {named:?} named, {spoken:?} pushed"
