@@ -261,7 +261,7 @@ fn what_is_accepted_of_manifests_the_waypoint_takes() {
         }
     }
     println!("{} manifests accepted, {refused} refused", accepted.len());
-    assert!(accepted.len() > 2000 && refused > 2000);
+    assert!(accepted.len() > 1000 && refused > 1000);
     for some in accepted.chunks(TOGETHER) {
         let together = some.iter().flat_map(|(_, objects)| objects.clone());
         if refusals(&base, together.collect()).is_empty() {
