@@ -99,9 +99,9 @@ const KINDS: &[(Kind, &str)] = &[
         ConnectManager.tracing ConnectRoute.decorator ConnectRoute.stat_prefix ConnectRoute.tracing \
         GrpcStats.emit_filter_state GrpcStats.enable_upstream_stats GrpcStats.per_method_stat_specifier \
         GrpcStats.replace_dots_in_grpc_service_name HttpConnectionManager.stat_prefix HttpConnectionManager.tracing \
-        HttpConnectionManager.generate_request_id HttpConnectionManager.request_id_extension \
+        HttpConnectionManager.generate_request_id \
         HttpFault.disable_downstream_cluster_stats HttpRbac.rules_stat_prefix HttpRbac.shadow_rules_stat_prefix \
-        HttpRbac.track_per_rule_stats Listener.stat_prefix NetworkRbac.shadow_rules_stat_prefix NetworkRbac.stat_prefix \
+        HttpRbac.track_per_rule_stats Listener.access_log Listener.stat_prefix NetworkRbac.shadow_rules_stat_prefix NetworkRbac.stat_prefix \
         PluginConfig.disable_host_header_fallback PluginConfig.reporter PluginConfig.tcp_reporting_duration \
         ProtoCluster.alt_stat_name ProtoCluster.track_cluster_stats ProtoCluster.track_timeout_budgets \
         ProtoEndpoint.observability_name ProtoRoute.stat_prefix ProtoRoute.tracing RequestMirrorPolicy.trace_sampled \
@@ -120,8 +120,7 @@ const KINDS: &[(Kind, &str)] = &[
         Http2ProtocolOptions.enable_huffman_encoding Http2ProtocolOptions.hpack_table_size \
         Http2ProtocolOptions.initial_connection_window_size Http2ProtocolOptions.initial_stream_window_size \
         Http2ProtocolOptions.use_oghttp2_codec HttpConnectionManager.codec_type \
-        HttpConnectionManager.http_protocol_options HttpConnectionManager.proxy_100_continue \
-        HttpConnectionManager.server_header_transformation HttpConnectionManager.server_name \
+        HttpConnectionManager.proxy_100_continue \
         Listener.per_connection_buffer_limit_bytes ProtoCluster.per_connection_buffer_limit_bytes RegexMatcher.engine_type \
         TunnelingConfig.propagate_response_headers",
     ),
@@ -130,8 +129,8 @@ const KINDS: &[(Kind, &str)] = &[
         "ConnectManager.delayed_close_timeout ConnectManager.drain_timeout ConnectManager.stream_idle_timeout \
         ConnectOptions.idle_timeout \
         CommonLbConfig.update_merge_window Http2ProtocolOptions.connection_keepalive \
-        HttpConnectionManager.common_http_protocol_options HttpConnectionManager.delayed_close_timeout \
-        HttpConnectionManager.drain_timeout HttpConnectionManager.stream_idle_timeout \
+        HttpConnectionManager.delayed_close_timeout \
+        HttpConnectionManager.drain_timeout \
         Listener.continue_on_listener_filters_timeout Listener.drain_type Listener.listener_filters_timeout \
         OutlierDetection.interval OutlierDetection.max_ejection_time_jitter ProtoCluster.cleanup_interval \
         ProtoCluster.upstream_connection_options ProtoCluster.wait_for_warm_on_init",
@@ -148,8 +147,7 @@ const KINDS: &[(Kind, &str)] = &[
         DownstreamTlsContext.disable_stateful_session_resumption DownstreamTlsContext.ocsp_staple_policy \
         DownstreamTlsContext.session_ticket_keys_type DownstreamTlsContext.session_timeout FilterStateValue.read_only \
         FilterStateValue.shared_with_upstream FilterStateValue.skip_if_empty \
-        HttpConnectionManager.internal_address_config HttpConnectionManager.merge_slashes \
-        HttpConnectionManager.normalize_path HttpConnectionManager.path_with_escaped_slashes_action \
+        HttpConnectionManager.internal_address_config \
         HttpFault.abort_grpc_status_runtime HttpFault.abort_http_status_runtime HttpFault.abort_percent_runtime \
         HttpFault.delay_duration_runtime HttpFault.delay_percent_runtime HttpFault.max_active_faults_runtime \
         HttpFault.response_rate_limit_percent_runtime InternalUpstreamTransport.passthrough_metadata \
@@ -172,8 +170,8 @@ const KINDS: &[(Kind, &str)] = &[
         Kind::Stricter,
         "ConnectHttp2.allow_connect ConnectManager.forward_client_cert_details \
         ConnectManager.set_current_client_cert_details \
-        Http2ProtocolOptions.allow_connect HttpConnectionManager.forward_client_cert_details \
-        HttpConnectionManager.max_request_headers_kb HttpConnectionManager.set_current_client_cert_details \
+        Http2ProtocolOptions.allow_connect \
+        HttpConnectionManager.set_current_client_cert_details \
         TlsParameters.tls_minimum_protocol_version",
     ),
 ];
