@@ -363,7 +363,14 @@ impl State {
         if self.pongs > seen || self.closed {
             return Poll::Ready(self.pongs > seen);
         }
-        self.pong_waiters.push(cx.waker().clone());
+        // Polled again and again, it waits in one place.
+        if !self
+            .pong_waiters
+            .iter()
+            .any(|one| one.will_wake(cx.waker()))
+        {
+            self.pong_waiters.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 }
@@ -371,6 +378,20 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_pong_and_is_polled_again_and_again_waits_in_one_place() {
+        let shared = Shared::client(Config::client());
+        std::future::poll_fn(|cx| {
+            let mut state = shared.lock();
+            for _ in 0..1000 {
+                assert_eq!(state.poll_pong(cx, 0), Poll::Pending);
+            }
+            assert_eq!(state.pong_waiters.len(), 1);
+            Poll::Ready(())
+        })
+        .await;
+    }
 
     #[test]
     fn a_writer_that_is_polled_again_and_again_waits_in_one_place() {
