@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use runtime::logs::Format;
-use serde_json::{Map, Value};
 
 use super::labels::{Labels, SAME_NODE};
 use super::reason::{self, Outcome, Target};
@@ -19,8 +18,8 @@ struct Line {
     time: SystemTime,
     level: &'static str,
     message: &'static str,
-    plain: String,
-    json: Map<String, Value>,
+    /// Plain: `key=value`, spaces between; JSON: `,"key":value`.
+    fields: String,
 }
 
 /// "connection opened".
@@ -137,8 +136,7 @@ impl Line {
             time,
             level,
             message,
-            plain: String::new(),
-            json: Map::new(),
+            fields: String::new(),
         }
     }
 
@@ -153,7 +151,7 @@ impl Line {
     fn bare(&mut self, key: &str, value: impl Display) {
         match self.format {
             Format::Plain => self.push(key, format_args!("{value}")),
-            Format::Json => drop(self.json.insert(key.to_owned(), value.to_string().into())),
+            Format::Json => self.quoted(key, &value.to_string()),
         }
     }
 
@@ -163,44 +161,51 @@ impl Line {
             _ if value.is_empty() => {}
             // Debug quoting escapes what could forge a second line or field.
             Format::Plain => self.push(key, format_args!("{value:?}")),
-            Format::Json => drop(self.json.insert(key.to_owned(), value.into())),
+            Format::Json => self.quoted(key, value),
         }
     }
 
     fn number(&mut self, key: &str, value: u64) {
         match self.format {
             Format::Plain => self.push(key, format_args!("{value}")),
-            Format::Json => drop(self.json.insert(key.to_owned(), value.into())),
+            Format::Json => self.member(key, format_args!("{value}")),
         }
     }
 
     fn push(&mut self, key: &str, value: std::fmt::Arguments<'_>) {
-        let space = if self.plain.is_empty() { "" } else { " " };
-        write!(self.plain, "{space}{key}={value}").expect("writing to a String does not fail");
+        let space = if self.fields.is_empty() { "" } else { " " };
+        write!(self.fields, "{space}{key}={value}").expect("writing to a String does not fail");
+    }
+
+    fn quoted(&mut self, key: &str, text: &str) {
+        self.member(key, format_args!("{}", json(text)));
+    }
+
+    fn member(&mut self, key: &str, value: std::fmt::Arguments<'_>) {
+        write!(self.fields, ",\"{key}\":{value}").expect("writing to a String does not fail");
     }
 
     fn finish(self) -> String {
         let Self {
             level,
             message,
-            plain,
-            json,
+            fields,
             ..
         } = self;
         let time = timestamp::micros(self.time);
         match self.format {
-            Format::Plain => format!("{time}\t{level}\taccess\t{message}\t{plain}\n"),
+            Format::Plain => format!("{time}\t{level}\taccess\t{message}\t{fields}\n"),
             Format::Json => {
-                let head = serde_json::json!({ "level": level, "time": time, "scope": "access", "message": message });
-                let head = head.to_string();
-                let fields = Value::Object(json).to_string();
-                // Both are objects; written as one so that the head stays in front.
+                let (level, time, message) = (json(level), json(&time), json(message));
                 format!(
-                    "{},{}\n",
-                    head.trim_end_matches('}'),
-                    fields.trim_start_matches('{')
+                    "{{\"level\":{level},\"time\":{time},\"scope\":\"access\",\"message\":{message}{fields}}}\n"
                 )
             }
         }
     }
+}
+
+/// A text as a JSON string.
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
