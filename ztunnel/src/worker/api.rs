@@ -132,7 +132,7 @@ impl Default for Deadlines {
     }
 }
 
-/// Budgets per pod and worker; beyond them new work of that pod waits or is refused, other pods are untouched.
+/// Budgets; those of bytes are for all workers together, the others per pod and worker. Beyond them new work of that pod waits or is refused, other pods are untouched.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Inbound TLS handshakes in flight.
@@ -141,7 +141,7 @@ pub struct Limits {
     pub tunnels: u32,
     /// Application connections.
     pub connections: u32,
-    /// Bytes that a worker holds for applications that do not read; 256 MiB.
+    /// Bytes that wait for applications that do not read; 256 MiB.
     pub held: usize,
     /// Of those, for one pod; 64 MiB.
     pub pod_held: usize,
@@ -155,6 +155,18 @@ impl Default for Limits {
             connections: 50_000,
             held: 256 << 20,
             pod_held: 64 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// The part of one of `workers` workers: its share of the bytes, but enough for a few large windows.
+    pub(crate) fn of_one(self, workers: usize) -> Self {
+        let share = |bytes: usize, least: usize| bytes.min(least.max(bytes / workers.max(1)));
+        Self {
+            held: share(self.held, 32 << 20),
+            pod_held: share(self.pod_held, 16 << 20),
+            ..self
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Bytes held for applications that do not read: counted per pod and for the worker, so that neither passes its limit.
 //! Up to half of a limit nothing is different. Beyond it windows of streams that lag behind shrink, beyond three
-//! quarters requests are refused, beyond all of it the link that holds most is ended. Used by `copy`, `carrier`, `inbound`.
+//! quarters a new request, and beyond all of it any more bytes, end the links that hold most. Used by `copy`, `carrier`, `inbound`.
 
 use super::api::Reason;
 use super::io::Io;
 use super::slots::Key;
 use super::state::Worker;
+use crate::route::Refusal;
 
 /// Bytes that a relay reads at once.
 const PORTION: usize = 512 << 10;
@@ -27,9 +28,30 @@ impl<I: Io> Worker<I> {
         self.left(pod, |limit| limit / 2)
     }
 
-    /// Whether so much is held that nothing may be added for this pod.
-    pub(super) fn is_short(&self, pod: Key) -> bool {
-        self.left(pod, |limit| limit - limit / 4) == 0
+    /// Whether the pod may have one more link. When so much is held that nothing may be added, those that hold most make
+    /// room: who does not read must not keep the others out.
+    pub(super) fn within_limit(&mut self, pod: Key, io: &mut I) -> Result<(), Refusal> {
+        let links = self.pods.get(pod).map(|pod| pod.links);
+        let overloaded = |detail: &str| Refusal {
+            status: 503,
+            reason: Reason::Overloaded,
+            detail: detail.to_owned(),
+        };
+        if links.is_none_or(|links| links >= self.settings.limits.connections) {
+            return Err(overloaded("the pod has too many connections"));
+        }
+        let short = |limit: usize| limit - limit / 4;
+        if self.left(pod, short) > 0 {
+            return Ok(());
+        }
+        // Somewhat more than is needed: each time all links are looked at.
+        self.relieve_to(pod, |limit| limit / 2 + limit / 8, io);
+        match self.left(pod, short) {
+            0 => Err(overloaded(
+                "too many bytes wait for applications that do not read",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// How many bytes a relay of `pod` may read at once: what its other side does not take is held.
@@ -42,8 +64,12 @@ impl<I: Io> Worker<I> {
 
     /// Ends the links that hold most until the limits are kept. `pod` is the one that took bytes last.
     pub(super) fn relieve(&mut self, pod: Key, io: &mut I) {
-        while self.left(pod, |limit| limit) == 0 {
-            let of_all = self.held >= self.settings.limits.held;
+        self.relieve_to(pod, |limit| limit, io);
+    }
+
+    fn relieve_to(&mut self, pod: Key, share: impl Fn(usize) -> usize + Copy, io: &mut I) {
+        while self.left(pod, share) == 0 {
+            let of_all = self.held >= share(self.settings.limits.held);
             let weight = |key: &Key| {
                 let link = self.links.get(*key)?;
                 let of_pod = self.pods.get(link.pod).map_or(0, |pod| pod.held);

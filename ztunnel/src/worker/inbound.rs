@@ -50,7 +50,7 @@ impl<I: Io> Worker<I> {
             ports: self.settings.ports,
         };
         let arrival = route::inbound(&self.snapshot, &request)
-            .and_then(|arrival| self.within_limit(pod).map(|()| arrival));
+            .and_then(|arrival| self.within_limit(pod, io).map(|()| arrival));
         let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(refusal) => return self.refuse_request(on, stream, (remote, local), refusal),

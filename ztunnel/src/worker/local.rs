@@ -45,7 +45,7 @@ impl<I: Io> Worker<I> {
             ports: self.settings.ports,
         };
         let arrival = route::inbound(&self.snapshot, &request)
-            .and_then(|arrival| self.within_limit(pod).map(|()| arrival));
+            .and_then(|arrival| self.within_limit(pod, io).map(|()| arrival));
         let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(refusal) => return self.refuse_local(key, (remote, local), refusal, io),
@@ -130,24 +130,6 @@ impl<I: Io> Worker<I> {
         }));
         let answer = ConnectResponse::status(refusal.status);
         self.outbound_response(key, &answer, io);
-    }
-
-    /// Whether the pod may have one more link.
-    pub(super) fn within_limit(&self, pod: Key) -> Result<(), Refusal> {
-        let within = self
-            .pods
-            .get(pod)
-            .is_some_and(|pod| pod.links < self.settings.limits.connections);
-        let detail = match within {
-            true if !self.is_short(pod) => return Ok(()),
-            true => "too many bytes wait for applications that do not read",
-            false => "the pod has too many connections",
-        };
-        Err(Refusal {
-            status: 503,
-            reason: Reason::Overloaded,
-            detail: detail.to_owned(),
-        })
     }
 
     /// The destination's link answers the caller's, as a response to CONNECT would.

@@ -44,10 +44,11 @@ pub struct Gone(pub usize);
 
 /// Starts `count` (at least 1) worker threads. The receiver yields what they have to tell, in batches; keep reading it.
 pub fn start(
-    settings: Settings,
+    mut settings: Settings,
     count: usize,
     snapshot: Arc<Snapshot>,
 ) -> io::Result<(Workers, mpsc::Receiver<Vec<Notice>>)> {
+    settings.limits = settings.limits.of_one(count);
     let settings = Arc::new(settings);
     let snapshot = Arc::new(ArcSwap::new(snapshot));
     let (notices, received) = mpsc::channel(NOTICES);
