@@ -186,6 +186,11 @@ impl Connection {
         }
     }
 
+    /// How many streams the peer takes at once; none until its SETTINGS are here (client).
+    pub fn stream_limit(&self) -> Option<u32> {
+        self.peer.seen.then_some(self.peer.max_streams)
+    }
+
     /// Whether the connection takes new streams at all, now or when others have ended.
     pub fn is_open(&self) -> bool {
         !self.peer.going && self.going == Going::No && self.failure().is_none()

@@ -143,8 +143,8 @@ impl<I: Io> Worker<I> {
         let Some(link) = self.links.get_mut(key) else {
             return;
         };
-        if link.phase == Phase::Connect && code == ErrorCode::REFUSED_STREAM && !link.retried {
-            link.retried = true;
+        if link.phase == Phase::Connect && code == ErrorCode::REFUSED_STREAM {
+            // Nobody has seen it: as often as there are attempts. The tunnel knows its peer's limit by now.
             link.far = Far::None;
             link.alarm.clear();
             return self.queues.retries.push(key);

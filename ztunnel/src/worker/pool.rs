@@ -62,7 +62,12 @@ impl<I: Io> Worker<I> {
         let now = self.now;
         self.retire_old(pool);
         let pooled = self.pool.get_mut(pool)?;
-        let most = self.settings.streams_per_tunnel as usize;
+        // What peers of this pair have told holds for those that have not yet.
+        let told = |key: &Key| self.tunnels.get(*key)?.h2.as_ref()?.stream_limit();
+        let told = pooled.tunnels.iter().filter_map(told).min();
+        let most = told
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.settings.streams_per_tunnel) as usize;
         let room = |key: &Key| {
             let tunnel = self.tunnels.get(*key)?;
             let load = match tunnel.phase {

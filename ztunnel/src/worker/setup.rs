@@ -84,7 +84,7 @@ impl<I: Io> Worker<I> {
             }
             return;
         }
-        self.queues.certificate.push(key);
+        self.await_certificate(key);
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
@@ -100,6 +100,17 @@ impl<I: Io> Worker<I> {
                 address: local,
             },
         }));
+    }
+
+    fn await_certificate(&mut self, key: Key) {
+        self.queues.certificate.push(key);
+        let len = self.queues.certificate.len();
+        // While none comes, those that gave up must not pile up.
+        if len >= 1024 && len.is_power_of_two() {
+            let tunnels = &self.tunnels;
+            let waits = |key: &Key| tunnels.get(*key).is_some();
+            self.queues.certificate.retain(waits);
+        }
     }
 
     /// A snapshot or a certificate arrived.

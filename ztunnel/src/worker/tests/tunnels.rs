@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use hbone::headers::ConnectRequest;
+use hbone::headers::{ConnectRequest, ConnectResponse};
+use hbone::proto::{Config, Connection, Event};
 
+use super::super::api::Reason;
 use super::facts::connected;
-use super::hostile::{Peer, good_start};
-use super::mesh::{CLIENT, Pair, SERVER};
+use super::hostile::{Peer, good_start, raw};
+use super::mesh::{APP_PORT, CLIENT, Pair, SERVER, port};
+use super::sim::{Sock, TEST};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -145,4 +148,90 @@ fn a_pod_has_no_more_tunnels_than_its_limit_from_however_many_addresses() {
     }
     assert_eq!(pair.workers[SERVER].tunnels.len(), 24);
     connected(&mut pair);
+}
+
+#[test]
+fn waiting_for_a_certificate_that_never_comes_leaves_nothing_behind() {
+    let mut pair = Pair::new(1, |_| {});
+    pair.add_pod(SERVER);
+    for round in 0..40 {
+        for number in 0..100 {
+            raw(&mut pair, [10, 5, round, number]);
+        }
+        pair.pass(10 * SECOND);
+        pair.settle();
+    }
+    let worker = &pair.workers[SERVER];
+    assert_eq!(worker.tunnels.len(), 0);
+    let waiting = worker.queues.certificate.len();
+    assert!(waiting <= 2048, "{waiting} keys of tunnels that are gone");
+}
+
+/// A far proxy for the server pod that takes few streams at once on each of its tunnels.
+struct Narrow {
+    tunnels: Vec<(Peer, Connection)>,
+    streams: u32,
+}
+
+impl Narrow {
+    /// Accepts, shakes hands and answers until nothing is left to do. Gives the number of streams that it took.
+    fn run(&mut self, pair: &mut Pair) -> usize {
+        let mut taken = 0;
+        for _ in 0..50 {
+            pair.settle();
+            while let Some(sock) = accept(pair) {
+                let config = Config {
+                    max_concurrent_streams: self.streams,
+                    ..Config::server()
+                };
+                self.tunnels
+                    .push((Peer::accepted(pair, sock), Connection::server(config)));
+            }
+            for (peer, h2) in &mut self.tunnels {
+                peer.turn(pair);
+                let plain = std::mem::take(&mut peer.plain);
+                if plain.is_empty() {
+                    continue;
+                }
+                let mut input = &plain[..];
+                while let Some(event) = h2.receive(&mut input).unwrap() {
+                    if let Event::Request { stream, .. } = event {
+                        h2.respond(stream, &ConnectResponse::ok(), false);
+                        taken += 1;
+                    }
+                }
+                let bytes = std::mem::take(h2.output());
+                peer.say(pair, &bytes);
+            }
+        }
+        taken
+    }
+}
+
+#[test]
+fn a_burst_to_a_peer_that_takes_few_streams_per_tunnel_is_spread_and_nothing_fails() {
+    let mut pair = Pair::new(1, |_| {});
+    pair.add_pod(CLIENT);
+    pair.certify(CLIENT);
+    pair.net.borrow_mut().listen(TEST, port(SERVER, 15008));
+    let calls: Vec<_> = (0..60).map(|_| pair.call(port(SERVER, APP_PORT))).collect();
+    let mut narrow = Narrow {
+        tunnels: Vec::new(),
+        streams: 7,
+    };
+    let taken = narrow.run(&mut pair);
+    assert!(
+        !pair.reasons().contains(&Reason::TunnelRefused),
+        "{}",
+        pair.details()
+    );
+    assert_eq!((taken, narrow.tunnels.len()), (60, 9));
+    let failed = calls
+        .iter()
+        .filter(|sock| pair.net.borrow().was_reset(**sock));
+    assert_eq!(failed.count(), 0);
+}
+
+fn accept(pair: &Pair) -> Option<Sock> {
+    pair.net.borrow_mut().accept(port(SERVER, 15008))
 }
