@@ -57,6 +57,11 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
         dump::version()
     );
     tracing::info!("running with config: {}", config.dump);
+    if config.own.dns_capture {
+        tracing::warn!(
+            "ISTIO_META_DNS_CAPTURE=true, but this version has no DNS proxy: the CNI must not capture DNS"
+        );
+    }
     let shutdown = Shutdown::new();
     shutdown::signals(&shutdown)?;
     let readiness = Readiness::new();

@@ -182,13 +182,32 @@ fn unsupported(s: &mut Settings<'_>) {
             |text| only(text, "false"),
         );
     }
-    // A list of revoked certificates that is silently not looked at would be worse than a process that does not start.
-    s.optional_parsed(
-        "CRL_PATH",
-        "nothing (not supported by this version)",
-        "Revoked certificates.",
-        |_| None::<()>,
-    );
+    // A list of revoked certificates that is silently not looked at would be worse than a process that does not start;
+    // so would the others, which say which mesh this is, whose traffic, and where it is configured from.
+    let absent = [
+        ("CRL_PATH", "Revoked certificates."),
+        (
+            "LOCAL_XDS",
+            "The mesh as YAML in the setting itself; LOCAL_XDS_PATH takes a file.",
+        ),
+        (
+            "PROXY_WORKLOAD_INFO",
+            "The one workload of the dedicated mode.",
+        ),
+        (
+            "PROXY_CONFIG",
+            "Mesh-wide proxy settings; each has a setting of its own here.",
+        ),
+        ("DNS_PROXY_ADDR", "Address of the DNS proxy."),
+    ];
+    for (name, meaning) in absent {
+        s.optional_parsed(
+            name,
+            "nothing (not supported by this version)",
+            meaning,
+            |_| None::<()>,
+        );
+    }
 }
 
 fn worker(s: &mut Settings<'_>, own: &Own) -> api::Settings {

@@ -26,6 +26,8 @@ pub struct Own {
     pub pod_namespace: Arc<str>,
     /// Own pod's address.
     pub instance_ip: Arc<str>,
+    /// `ISTIO_META_DNS_CAPTURE=true`: a DNS proxy is expected of us. There is none; said at the start.
+    pub dns_capture: bool,
     /// More node metadata (`ISTIO_META_*` as text, `ISTIO_METAJSON_*` as JSON).
     pub metadata: Vec<(String, serde_json::Value)>,
 }
@@ -56,11 +58,7 @@ impl Own {
             .unwrap_or(cluster);
         let mut text =
             |name: &str, default: &str, meaning: &str| Self::text(s.string(name, default, meaning));
-        let node = text(
-            "NODE_NAME",
-            "",
-            "Own node; certificates are fetched early for the workloads on it.",
-        );
+        let node = text("NODE_NAME", "", "Own node; told to the control plane.");
         let network = text("NETWORK", "", "Own network.");
         let trust_domain = text(
             "TRUST_DOMAIN",
@@ -78,7 +76,11 @@ impl Own {
             "1.1.1.1",
             "Own address; part of the node id.",
         );
-        let _unused_account = text("SERVICE_ACCOUNT", "", "Own service account.");
+        let _unused_account = text(
+            "SERVICE_ACCOUNT",
+            "",
+            "Own service account; read because charts set it, used for nothing.",
+        );
         let json = s.prefixed("ISTIO_METAJSON_", "Node metadata, JSON.");
         let plain = s.prefixed("ISTIO_META_", "Node metadata, text.");
         let mut metadata: Vec<_> = plain
@@ -92,7 +94,11 @@ impl Own {
             }
         }
         let cluster = cluster.into();
+        let dns_capture = metadata
+            .iter()
+            .any(|(key, value)| key == "DNS_CAPTURE" && value == "true");
         Self {
+            dns_capture,
             node,
             network,
             cluster,

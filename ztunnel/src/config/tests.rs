@@ -55,6 +55,10 @@ fn all_faults_are_reported_together() {
         ("HTTP2_FRAME_SIZE", "5"),
         ("PROXY_MODE", "dedicated"),
         ("CRL_PATH", "/crl.pem"),
+        ("LOCAL_XDS", "workloads: []"),
+        ("PROXY_WORKLOAD_INFO", "app/client/client"),
+        ("PROXY_CONFIG", "concurrency: 2"),
+        ("DNS_PROXY_ADDR", "127.0.0.1:15053"),
         ("ISTIO_METAJSON_LABELS", "{"),
     ];
     let faults = read(&pairs).unwrap_err();
@@ -63,6 +67,15 @@ fn all_faults_are_reported_together() {
     names.sort_unstable();
     expected.sort_unstable();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn what_meshes_set_for_sidecars_too_is_said_and_no_reason_not_to_start() {
+    let wanted = |value| {
+        let config = read(&[("ISTIO_META_DNS_CAPTURE", value)]).unwrap();
+        config.own.dns_capture
+    };
+    assert!(wanted("true") && !wanted("false"));
 }
 
 #[test]
