@@ -13,8 +13,9 @@ use crate::outcome::{Block, Outcome};
 use crate::world::{PORT, Subject, World};
 
 const STREAMS: usize = 100;
-/// By then everything that can be filled is full.
-const FILL: Duration = Duration::from_millis(1500);
+/// Everything that can be filled is full when the sender has got nothing away for so long. How long that takes is up to the
+/// kernel: it lets the stalled reader's own socket grow to tens of megabytes.
+const STILL: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// For each subject in turn.
@@ -56,7 +57,7 @@ fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
     let first = rate(&load, time);
     let memory = meter::memory(&subject.pids())?;
     load.tally.stall(true);
-    std::thread::sleep(FILL);
+    still(&load)?;
     let during = rate(&load, time);
     let [sent, received] = load.tally.watched();
     let [near, far] = load.tally.ports();
@@ -91,6 +92,21 @@ fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
         wall,
         machine,
     })
+}
+
+/// Waits until the stalled stream takes nothing more.
+fn still(load: &Load) -> Result<()> {
+    let begin = Instant::now();
+    let mut last = (load.tally.watched()[0], begin);
+    while last.1.elapsed() < STILL {
+        ensure!(begin.elapsed() < LIMIT, "the stalled stream goes on and on");
+        std::thread::sleep(Duration::from_millis(50));
+        let sent = load.tally.watched()[0];
+        if sent != last.0 {
+            last = (sent, Instant::now());
+        }
+    }
+    Ok(())
 }
 
 /// Gb/s of the streams that never stall.
