@@ -64,26 +64,31 @@ impl<I: Io> Worker<I> {
 
     /// Ends the links that hold most until the limits are kept. `pod` is the one that took bytes last.
     pub(super) fn relieve(&mut self, pod: Key, io: &mut I) {
-        self.relieve_to(pod, |limit| limit, io);
+        if self.left(pod, |limit| limit) == 0 {
+            // Somewhat more than is needed here too.
+            self.relieve_to(pod, |limit| limit - limit / 16, io);
+        }
     }
 
+    /// Ends links until something of the share is left. All links are looked at once, however many must go: whoever holds
+    /// little with each of very many must not stop the worker.
     fn relieve_to(&mut self, pod: Key, share: impl Fn(usize) -> usize + Copy, io: &mut I) {
-        while self.left(pod, share) == 0 {
-            let of_all = self.held >= share(self.settings.limits.held);
-            let weight = |key: &Key| {
-                let link = self.links.get(*key)?;
-                let of_pod = self.pods.get(link.pod).map_or(0, |pod| pod.held);
-                Some((of_pod, link.pending())).filter(|(_, own)| *own > 0)
-            };
-            let candidates = self.links.keys(|link| of_all || link.pod == pod);
-            // Of the pod that holds most the link that holds most.
-            let heaviest = candidates
-                .into_iter()
-                .filter_map(|key| Some((weight(&key)?, key)))
-                .max_by_key(|(weight, _)| *weight);
-            let Some((_, heaviest)) = heaviest else {
-                return;
-            };
+        if self.left(pod, share) > 0 {
+            return;
+        }
+        let of_all = self.held >= share(self.settings.limits.held);
+        let weight = |key: Key| {
+            let link = self.links.get(key)?;
+            let of_pod = self.pods.get(link.pod).map_or(0, |pod| pod.held);
+            Some(((of_pod, link.pending()), key)).filter(|((_, own), _)| *own > 0)
+        };
+        let candidates = self.links.keys(|link| of_all || link.pod == pod);
+        let mut heavy: Vec<_> = candidates.into_iter().filter_map(weight).collect();
+        // Of the pod that holds most the links that hold most.
+        heavy.sort_unstable_by_key(|(weight, _)| *weight);
+        while self.left(pod, share) == 0
+            && let Some((_, heaviest)) = heavy.pop()
+        {
             let detail = "too many bytes wait for an application that does not read";
             self.end_link(heaviest, Reason::Overloaded, Some(detail.to_owned()), io);
         }

@@ -372,9 +372,16 @@ impl<I: Io> Worker<I> {
                 && tunnel.is_unused_server()
                 && (!of_source || tunnel.remote.ip() == source)
         });
-        let used = |key: &Key| self.tunnels.get(*key).map(|tunnel| tunnel.used);
+        // The last bytes of a stream that has just ended may still be on their way: such a tunnel only if there is no other.
+        let mut used = |key: &Key| {
+            let tunnel = self.tunnels.get(*key)?;
+            let socket = tunnel.socket.as_ref();
+            let speaks = !tunnel.backlog.is_empty()
+                || socket.is_some_and(|socket| io.unacknowledged(socket) > 0);
+            Some((speaks, tunnel.used))
+        };
         let others = unused.into_iter().filter(|one| *one != key);
-        match others.min_by_key(used) {
+        match others.min_by_key(&mut used) {
             Some(oldest) => {
                 // Gone at once, not when its peer has closed too: else the limit would not hold.
                 self.last_words(oldest, io);

@@ -64,10 +64,10 @@ impl<I: Io> Worker<I> {
         let pooled = self.pool.get_mut(pool)?;
         // What peers of this pair have told holds for those that have not yet.
         let told = |key: &Key| self.tunnels.get(*key)?.h2.as_ref()?.stream_limit();
-        let told = pooled.tunnels.iter().filter_map(told).min();
-        let most = told
-            .unwrap_or(u32::MAX)
-            .clamp(1, self.settings.streams_per_tunnel) as usize;
+        let told = pooled.tunnels.iter().filter_map(told);
+        // None at all is said by one that is about to go.
+        let told = told.filter(|limit| *limit > 0).min().unwrap_or(u32::MAX);
+        let most = self.settings.streams_per_tunnel;
         let room = |key: &Key| {
             let tunnel = self.tunnels.get(*key)?;
             let load = match tunnel.phase {
@@ -80,7 +80,8 @@ impl<I: Io> Worker<I> {
                 _ => tunnel.waiting.len(),
             };
             let settled = tunnel.phase == tunnel::Phase::Open;
-            (load < most).then_some((tunnel.is_hot(now), !settled, load, *key))
+            let most = if settled { most } else { most.min(told) };
+            (load < most as usize).then_some((tunnel.is_hot(now), !settled, load, *key))
         };
         let best = pooled
             .tunnels
