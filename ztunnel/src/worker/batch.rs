@@ -45,6 +45,10 @@ impl<I: Io> Worker<I> {
             let Some(link) = self.links.get_mut(link_key) else {
                 continue;
             };
+            if !matches!(link.far, Far::Stream { tunnel, .. } if tunnel == key) {
+                // It has left meanwhile, and may stand elsewhere.
+                continue;
+            }
             link.queued = false;
             match read_stream(tunnel, link, &mut self.buffers, io) {
                 Turn::More => {
@@ -111,9 +115,10 @@ fn read_stream<I: Io>(
     if credit == 0 {
         // Neither an end nor a reset needs credit.
         let may_be_over = link.near.ended || link.near.broken.is_some();
-        return match may_be_over && io.is_at_end(socket) {
-            true => end_stream(h2, stream, link),
-            false => Turn::Empty,
+        return match may_be_over.then(|| io.is_at_end(socket)) {
+            Some(Ok(true)) => end_stream(h2, stream, link),
+            Some(Err(fault)) => Turn::Failed(fault),
+            Some(Ok(false)) | None => Turn::Empty,
         };
     }
     let frames = if link.bulk { BURST } else { 1 };

@@ -54,6 +54,10 @@ impl<I: Io> Worker<I> {
         let after = link.near.pending.len();
         let taken = before - after;
         link.count_to_near(taken);
+        if taken > 0 && matches!(link.far, Far::Finished) {
+            // It reads: see `linger`.
+            link.looks = 0;
+        }
         let far = match link.far {
             Far::Stream { tunnel, stream } => Some((tunnel, stream)),
             _ => None,
@@ -232,6 +236,8 @@ impl<I: Io> Worker<I> {
         };
         let member = link.member as usize;
         link.far = Far::Finished;
+        // Its place among the tunnel's readers is void, see `fill`.
+        link.queued = false;
         let Some(tunnel_state) = self.tunnels.get_mut(tunnel) else {
             return;
         };

@@ -13,7 +13,7 @@ use super::state::Worker;
 const LOOK: Duration = Duration::from_secs(1);
 /// After so many looks a broken socket is given up, whether or not the other side has taken what it had sent.
 const BROKEN_LOOKS: u8 = 5;
-/// After so many looks an application that does not take what was sent to it, and does not end either, is given up.
+/// After so many looks an application that takes nothing more of what was sent to it, and does not end either, is given up.
 const LINGERING_LOOKS: u8 = 30;
 /// Reads of a link per turn whose bytes nobody wants.
 const DISCARDS: usize = 2;
@@ -85,19 +85,18 @@ impl<I: Io> Worker<I> {
         if !matches!(link.far, Far::Finished) || link.near.eof {
             return;
         }
-        if !link.near.fin_sent {
-            // It reads at its own pace.
-            return self.look_again(key);
-        }
         link.looks += 1;
+        let late = link.looks >= LINGERING_LOOKS;
+        let goes_on = std::mem::take(&mut link.dropped);
         let socket = link.near.socket.as_ref();
-        if socket.is_none_or(|socket| io.unacknowledged(socket) == 0) {
-            return self.end_link(key, Reason::Complete, None, io);
+        let arrived =
+            link.near.fin_sent && socket.is_none_or(|socket| io.unacknowledged(socket) == 0);
+        match (arrived, late) {
+            (true, _) if late || !goes_on => self.end_link(key, Reason::Complete, None, io),
+            (false, true) => self.near_failed(key, &io::ErrorKind::TimedOut.into(), io),
+            // While it reads, at its own pace, or sends on, it is heard out.
+            _ => self.look_again(key),
         }
-        if link.looks >= LINGERING_LOOKS {
-            return self.near_failed(key, &io::ErrorKind::TimedOut.into(), io);
-        }
-        self.look_again(key);
     }
 
     /// Nobody wants what the application still sends. It is read and dropped: to close a socket with bytes unread, or one
@@ -120,7 +119,10 @@ impl<I: Io> Worker<I> {
                 Ok(0) => {
                     link.near.at_end();
                 }
-                Ok(n) => link.near.readable = n == room.len() || link.near.ended,
+                Ok(n) => {
+                    link.dropped = true;
+                    link.near.readable = n == room.len() || link.near.ended;
+                }
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
                     link.near.readable = false;
                 }

@@ -55,7 +55,10 @@ pub(super) trait Io {
     /// Sends FIN behind everything written.
     fn end(&mut self, socket: &Self::Socket);
     /// Whether the next read would say end of file. Nothing is read.
-    fn is_at_end(&mut self, socket: &Self::Socket) -> bool;
+    ///
+    /// # Errors
+    /// The pending error of the socket, which is cleared.
+    fn is_at_end(&mut self, socket: &Self::Socket) -> io::Result<bool>;
     /// Bytes written (our FIN is one more) that the peer's kernel has not acknowledged.
     fn unacknowledged(&mut self, socket: &Self::Socket) -> usize;
     /// Closes it; with `reset` the peer sees RST, and what was not yet sent is dropped.

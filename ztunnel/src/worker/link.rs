@@ -40,6 +40,8 @@ pub(super) struct Link<S> {
     pub(super) far_ended: bool,
     /// We told the far side of the stream: no more bytes from here.
     pub(super) end_sent: bool,
+    /// Something of its near socket was read and dropped since the last look.
+    pub(super) dropped: bool,
     /// Looks at it since it began to end and its other side did not keep up.
     pub(super) looks: u8,
     /// Stands in its tunnel's list of readers (or the worker's list of relays).
@@ -270,6 +272,7 @@ impl<S> Link<S> {
             queued: false,
             bulk: false,
             retried: false,
+            dropped: false,
             looks: 0,
             attempts: 0,
             member: 0,

@@ -389,8 +389,12 @@ impl Io for Sockets {
         let _ = socket.shutdown(Shutdown::Write);
     }
 
-    fn is_at_end(&mut self, socket: &TcpStream) -> bool {
-        matches!(socket.peek(&mut [0]), Ok(0))
+    fn is_at_end(&mut self, socket: &TcpStream) -> io::Result<bool> {
+        match uninterrupted(|| socket.peek(&mut [0])) {
+            Ok(n) => Ok(n == 0),
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     fn unacknowledged(&mut self, socket: &TcpStream) -> usize {

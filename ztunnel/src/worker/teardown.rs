@@ -117,7 +117,9 @@ impl<I: Io> Worker<I> {
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
-        if tunnel.phase == Phase::Open && !tunnel.going_away {
+        // A client's GOAWAY says nothing of what it may still ask of us.
+        let told = tunnel.going_away && tunnel.is_client();
+        if tunnel.phase == Phase::Open && !told {
             if let Some(h2) = &mut tunnel.h2 {
                 h2.drain();
             }

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use hbone::proto::ErrorCode;
-
 use super::super::api::Reason;
 use super::facts::connected;
 use super::hostile::{Peer, good_start};
@@ -147,6 +145,11 @@ fn a_reset_waits_some_seconds_for_a_side_that_does_not_take_what_was_said_before
     }
 }
 
+/// END_STREAM of the first stream.
+const END: [u8; 9] = [0, 0, 0, 0, 1, 0, 0, 0, 1];
+/// RST_STREAM of the first stream with CANCEL.
+const CANCEL: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+
 /// The server's application, and a peer that has sent it `payload`, the end, and then that it takes no more.
 fn taken_leave_of(payload: usize) -> (Pair, Peer, Sock) {
     let mut pair = Pair::started(5, |_| {});
@@ -164,11 +167,8 @@ fn taken_leave_of(payload: usize) -> (Pair, Peer, Sock) {
         data.extend_from_slice(part);
         peer.say_slowly(&mut pair, &data, app);
     }
-    let end = [0, 0, 0, 0, 1, 0, 0, 0, 1];
-    let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
     h2.output().clear();
-    assert_eq!(ErrorCode::CANCEL.0, 8);
-    peer.say_slowly(&mut pair, &[&end[..], &reset].concat(), app);
+    peer.say_slowly(&mut pair, &[&END[..], &CANCEL].concat(), app);
     (pair, peer, app)
 }
 
@@ -210,11 +210,73 @@ fn an_application_that_never_stops_sending_is_closed_once_it_has_all_that_was_se
         let read = pair.net.borrow_mut().read(app, &mut buffer);
         came += read.unwrap_or(0);
     }
-    // Nothing was cut while it read slowly, but in the end nobody waits for it.
+    // Nothing was cut while it read slowly.
     let (rest, _) = pair.read(app);
     assert_eq!(came + rest.len(), 40_000);
-    pair.pass(2 * SECOND);
     pair.settle();
+    // It has everything and sends on without end.
+    for _ in 0..30 {
+        pair.pass(SECOND);
+        pair.write(app, &[9; 3000]);
+        pair.settle();
+    }
+    assert_eq!(links(&pair), 0);
+    assert_eq!(pair.reasons(), [Reason::Complete]);
+}
+
+#[test]
+fn an_upload_that_takes_some_seconds_behind_an_early_answer_is_heard_out() {
+    let (mut pair, _peer, app) = taken_leave_of(10_000);
+    pair.settle();
+    assert_eq!(pair.read(app).0.len(), 10_000);
+    for second in 0..20 {
+        pair.write(app, &[9; 3000]);
+        pair.settle();
+        pair.pass(SECOND);
+        pair.settle();
+        assert_eq!(links(&pair), 1, "cut after {second} s");
+    }
+    pair.net.borrow_mut().end(app);
+    pair.settle();
+    assert_eq!(links(&pair), 0);
+    assert_eq!(pair.reasons(), [Reason::Complete]);
+}
+
+#[test]
+fn an_application_that_reads_nothing_and_sends_without_end_is_given_up() {
+    let (mut pair, _peer, app) = taken_leave_of(40_000);
+    for _ in 0..40 {
+        pair.pass(SECOND);
+        pair.write(app, &[9; 3000]);
+        pair.settle_except(app);
+    }
+    assert_eq!(links(&pair), 0);
+}
+
+#[test]
+fn an_application_that_waits_for_its_turn_in_a_full_tunnel_is_heard_out_too() {
+    let mut pair = Pair::started(5, |_| {});
+    pair.net.borrow_mut().send_buffer = 16 << 10;
+    let mut peer = Peer::connect(&mut pair);
+    let (_, start) = good_start(1);
+    peer.say(&mut pair, &start);
+    let app = pair.accept().expect("the application was dialled");
+    // Nothing is carried to the peer: the tunnel is full while the stream has credit.
+    let full = peer.sock;
+    for _ in 0..20 {
+        pair.write(app, &[9; 8000]);
+        pair.settle_except(full);
+    }
+    assert_eq!(pair.write(app, &[9; 8000]), 0, "it is read on and on");
+    peer.say_slowly(&mut pair, &[&END[..], &CANCEL].concat(), full);
+    let mut left: usize = 300_000;
+    for _ in 0..100 {
+        left -= pair.write(app, &[9; 8000][..left.min(8000)]);
+        pair.settle_except(full);
+    }
+    assert_eq!(left, 0, "the application still waits to be read");
+    pair.net.borrow_mut().end(app);
+    pair.settle_except(full);
     assert_eq!(links(&pair), 0);
     assert_eq!(pair.reasons(), [Reason::Complete]);
 }

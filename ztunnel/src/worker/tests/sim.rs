@@ -575,11 +575,16 @@ impl Io for SimIo {
         self.call(|net| net.end(*socket));
     }
 
-    fn is_at_end(&mut self, socket: &Sock) -> bool {
+    fn is_at_end(&mut self, socket: &Sock) -> io::Result<bool> {
         self.call(|net| {
-            let end = &net.ends[socket.0];
-            let told = end.fin_in || (end.reset && end.error.is_none());
-            end.inbox.is_empty() && told
+            let end = &mut net.ends[socket.0];
+            if !end.inbox.is_empty() {
+                return Ok(false);
+            }
+            match end.error.take() {
+                Some(error) => Err(error.into()),
+                None => Ok(end.fin_in || end.reset),
+            }
         })
     }
 
