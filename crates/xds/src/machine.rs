@@ -10,7 +10,7 @@ use crate::{Rejected, ResourceUpdate};
 /// Stands for every resource of a type.
 pub const WILDCARD: &str = "*";
 /// A NACK carries this much text at most; a control plane's message limit is 4 MiB.
-const LONGEST_NACK: usize = 64 << 10;
+pub(crate) const LONGEST_NACK: usize = 64 << 10;
 /// google.rpc.Code.INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
 

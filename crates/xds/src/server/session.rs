@@ -2,14 +2,14 @@
 //! owed. Pure; driven by `stream`.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::type_url;
 
 use super::{Nack, Resources, View};
-use crate::machine::WILDCARD;
+use crate::machine::{LONGEST_NACK, WILDCARD};
 
 /// The order of types within one change, so that what is named arrives before what names it.
 const ORDER: [&str; 8] = [
@@ -132,10 +132,15 @@ impl Session {
         match request.error_detail {
             // What was refused counts as sent: it is not sent again until it changes.
             Some(status) => {
-                state.refused.extend(named(push.names, &status.message));
+                let (message, whole) = shortened(status.message);
+                state.refused.extend(if whole {
+                    named(push.names, &message)
+                } else {
+                    push.names
+                });
                 Event::Refused(Nack {
                     type_url: request.type_url,
-                    message: status.message,
+                    message,
                 })
             }
             None if stood && state.refused.is_empty() => Event::Mended {
@@ -399,11 +404,43 @@ fn names(push: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
     changed.chain(removed).map(Arc::from).collect()
 }
 
-/// Those of a refused push that the refusal names; if it names none, any may be meant.
+/// A refusal that is short enough to be searched and told on, and whether it is all that the subscriber has to say.
+fn shortened(mut message: String) -> (String, bool) {
+    let whole = message.len() <= LONGEST_NACK && !ends_in_more(&message);
+    if message.len() > LONGEST_NACK {
+        message.truncate(message.floor_char_boundary(LONGEST_NACK));
+        message.shrink_to_fit();
+    }
+    (message, whole)
+}
+
+/// Whether it ends in `; and 12 more`, as our clients write.
+fn ends_in_more(message: &str) -> bool {
+    let last = message.rsplit("; ").next().unwrap_or_default();
+    let number = last
+        .strip_prefix("and ")
+        .and_then(|rest| rest.strip_suffix(" more"));
+    number.is_some_and(|number| number.parse::<usize>().is_ok())
+}
+
+/// Those of a refused push that the refusal names; if it names none, any may be meant. The text is read once and by
+/// whole names, however many the push has: `web-10` does not name `web-1`.
 fn named(push: Vec<Arc<str>>, message: &str) -> Vec<Arc<str>> {
-    let named = |name: &&Arc<str>| message.contains(&***name);
-    let some: Vec<Arc<str>> = push.iter().filter(named).cloned().collect();
-    if some.is_empty() { push } else { some }
+    // ztunnels and our waypoints write `name: why; name: why`, Envoy puts names into sentences.
+    let parts = message.split("; ").flat_map(|part| part.split(": "));
+    let words = message.split_whitespace();
+    let words = words.map(|word| word.trim_matches([':', ';', ',', '\'', '"']));
+    for said in [parts.collect::<HashSet<_>>(), words.collect()] {
+        let some: Vec<Arc<str>> = push
+            .iter()
+            .filter(|name| said.contains(&***name))
+            .cloned()
+            .collect();
+        if !some.is_empty() {
+            return some;
+        }
+    }
+    push
 }
 
 /// The resource on the wire; the type of its body is filled in by [`Session::push`].

@@ -5,6 +5,7 @@ use proto::discovery::Status as Detail;
 use proto::type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE};
 
 use super::*;
+use crate::machine::LONGEST_NACK;
 
 fn resources(names: &[(&str, &str)]) -> Arc<Resources> {
     let resource = |(name, version): &(&str, &str)| {
@@ -362,6 +363,55 @@ fn a_refusal_stands_until_what_was_refused_is_taken_anew_or_removed() {
     assert!(refused(answer(&at("4", "3"), Some("no word on which"))));
     assert_eq!(answer(&at("5", "3"), None), Event::Accepted);
     assert_eq!(answer(&view(&[(ADDRESS, &[("a", "5")])]), None), mended());
+}
+
+#[test]
+fn a_refusal_stands_for_the_names_that_it_has_in_full_and_no_others() {
+    let names = ["web-1", "web-10", "web-2"];
+    let at = |version: &'static str, names: &[&'static str]| {
+        let all: Vec<_> = names.iter().map(|name| (*name, version)).collect();
+        view(&[(ADDRESS, &all)])
+    };
+    let long = format!("web-10: {}", "é".repeat(1 << 20));
+    for (message, refused) in [
+        ("web-10: bad", &["web-10"][..]),
+        ("web-10: bad; web-2: bad: very", &["web-10", "web-2"]),
+        ("Error adding address web-10, 'web-2'", &["web-10", "web-2"]),
+        ("bad", &names),
+        ("web-10: bad; and 2 more", &names),
+        (&*long, &names),
+    ] {
+        let mut session = Session::new();
+        session.request(subscribe(ADDRESS, &[]));
+        let push = session.push(&at("1", &names)).unwrap();
+        let Event::Refused(told) = session.request(nack(&push, message)) else {
+            panic!("{message:.40} is a refusal");
+        };
+        assert!(told.message.len() <= LONGEST_NACK && message.starts_with(&told.message));
+        // All of the refused but the last are taken anew: that is no end yet.
+        let (mut sent, mut versions) = (Vec::new(), view(&[]));
+        for (i, name) in refused.iter().enumerate() {
+            sent.push((*name, "2"));
+            let rest = names
+                .iter()
+                .filter(|name| !sent.iter().any(|s| s.0 == **name));
+            let all: Vec<_> = sent
+                .iter()
+                .copied()
+                .chain(rest.map(|n| (*n, "1")))
+                .collect();
+            versions = view(&[(ADDRESS, &all)]);
+            let push = session.push(&versions).unwrap();
+            let last = i + 1 == refused.len();
+            let expected = if last { mended() } else { Event::Accepted };
+            assert_eq!(
+                session.request(ack(&push)),
+                expected,
+                "{message:.40} {name}"
+            );
+        }
+        assert_eq!(session.push(&versions), None);
+    }
 }
 
 #[test]
