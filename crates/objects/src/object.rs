@@ -37,9 +37,9 @@ macro_rules! kinds {
                 match (group, name) { $(($group, $name) => Some(Kind::$kind),)* _ => None }
             }
 
-            /// Whether a kind that we read is called so, in whatever group.
-            pub(crate) fn is_name(name: &str) -> bool {
-                [$($name),*].contains(&name)
+            /// The kind that we read that is called so, in whatever group.
+            pub(crate) fn called(name: &str) -> Option<Kind> {
+                match name { $($name => Some(Kind::$kind),)* _ => None }
             }
         }
 

@@ -35,6 +35,8 @@ const OTHER_KINDS: [(&str, &[&str]); 4] = [
         &[
             "Binding",
             "ComponentStatus",
+            // What kubectl reads its clusters from.
+            "Config",
             "ConfigMap",
             "Endpoints",
             "Event",
@@ -66,10 +68,20 @@ const OTHER_KINDS: [(&str, &[&str]); 4] = [
     ("security.istio.io", &["RequestAuthentication"]),
 ];
 /// Kinds of other groups that are called like ours.
-const NAMESAKES: [(&str, &str); 3] = [
+const NAMESAKES: [(&str, &str); 13] = [
     ("networking.istio.io", "Gateway"),
     ("serving.knative.dev", "Service"),
     ("config.openshift.io", "Node"),
+    ("policy.linkerd.io", "AuthorizationPolicy"),
+    ("policy.linkerd.io", "HTTPRoute"),
+    ("gateway.solo.io", "Gateway"),
+    ("submariner.io", "Gateway"),
+    ("networking.x-k8s.io", "Gateway"),
+    ("networking.x-k8s.io", "HTTPRoute"),
+    ("longhorn.io", "Node"),
+    ("management.cattle.io", "Node"),
+    ("projectcalico.org", "Node"),
+    ("crd.projectcalico.org", "Node"),
 ];
 
 /// The result of reading one text.
@@ -199,13 +211,13 @@ fn envelope(mut value: Value, parsed: &mut Parsed, depth: usize) {
     let group = version.split_once('/').map_or("", |(group, _)| group);
     match Kind::find(group, &kind) {
         Some(kind) => object(kind, value, parsed),
-        None => foreign(group, &kind, &value, parsed),
+        None => foreign(group, &kind, value, parsed),
     }
 }
 
 /// An object of a kind that we do not read. A slip in its kind or group counts as an object that cannot be read:
 /// passed over, it would take away what its author still wants, a DENY perhaps.
-fn foreign(group: &str, kind: &str, value: &Value, parsed: &mut Parsed) {
+fn foreign(group: &str, kind: &str, mut value: Value, parsed: &mut Parsed) {
     let text = |path| value.pointer(path).and_then(Value::as_str);
     let name = text("/metadata/name").unwrap_or("?");
     let namespace = text("/metadata/namespace").map_or_else(String::new, |n| format!("{n}/"));
@@ -215,9 +227,13 @@ fn foreign(group: &str, kind: &str, value: &Value, parsed: &mut Parsed) {
             "" => "the core API group".into(),
             group => format!("API group `{group}`"),
         };
-        parsed.results.push(Err(Fault::error(format!(
-            "{subject}: there is no such kind in {group}"
-        ))));
+        let why = format!("there is no such kind in {group}");
+        // Where only the group is another one, the object that it may have been is known, and no other is in doubt.
+        let meant = Kind::called(kind).and_then(|kind| key_of(kind, &mut value).ok());
+        parsed.results.push(Err(match meant {
+            Some(key) => Fault::refused(key, "", why),
+            None => Fault::error(format!("{subject}: {why}")),
+        }));
     } else if MESH_GROUPS.contains(&group) {
         let why = format!("{subject}: this kind is not supported and has no effect");
         parsed.warnings.push(Fault::warning(None, "", why));
@@ -227,7 +243,7 @@ fn foreign(group: &str, kind: &str, value: &Value, parsed: &mut Parsed) {
 fn is_slip(group: &str, kind: &str) -> bool {
     match OTHER_KINDS.iter().find(|(ours, _)| *ours == group) {
         Some((_, others)) => !others.contains(&kind),
-        None => Kind::is_name(kind) && !NAMESAKES.contains(&(group, kind)),
+        None => Kind::called(kind).is_some() && !NAMESAKES.contains(&(group, kind)),
     }
 }
 

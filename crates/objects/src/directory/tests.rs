@@ -169,6 +169,26 @@ fn a_slip_in_the_kind_or_group_takes_nothing_away() {
 }
 
 #[test]
+fn an_unknown_group_with_a_kind_called_like_ours_keeps_no_other_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.yaml");
+    let object = |group: &str, kind: &str, name: &str| {
+        format!(
+            "apiVersion: {group}\nkind: {kind}\nmetadata: {{name: {name}, namespace: app}}\n---\n"
+        )
+    };
+    let ours = object("v1", "ServiceAccount", "a");
+    fs::write(&file, ours.clone() + &object("v1", "ServiceAccount", "b")).unwrap();
+    let (mut source, _) = start(dir.path());
+    fs::write(&file, ours + &object("example.org/v1", "Node", "c")).unwrap();
+    assert_eq!(changes(&mut source), ["-ServiceAccount app/b"]);
+    assert_eq!(
+        faults(&source),
+        ["p.yaml: Node c: there is no such kind in API group `example.org`"]
+    );
+}
+
+#[test]
 fn a_new_policy_that_is_refused_is_represented_by_one_that_denies() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.yaml"), "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: app}\nspec: {action: MAYBE}\n").unwrap();
