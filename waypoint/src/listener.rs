@@ -152,13 +152,10 @@ async fn carrier(proxy: Arc<Proxy>, arrived: Arrived, certificates: &Certificate
         let Some((mut request, responder)) = next else {
             return;
         };
-        request.baggage = proxy.reporter.told.admit(&peer, request.baggage.take());
-        let tunnel = Arc::new(Tunnel::new(
-            request,
-            peer.clone(),
-            certificate.identity().clone(),
-            remote,
-        ));
+        let told = proxy.reporter.admit(&peer, request.baggage.take());
+        let local = certificate.identity().clone();
+        let tunnel = Tunnel::new(request, peer.clone(), local, remote).with_baggage(told);
+        let tunnel = Arc::new(tunnel);
         let work = connect(proxy.clone(), tunnel, responder);
         drop(proxy.shutdown.spawn(work));
     }

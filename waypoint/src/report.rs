@@ -11,9 +11,11 @@ pub use record::{Record, TcpRecord};
 pub use refused::Refused;
 
 use crate::model::access::AccessLog;
+use hbone::headers::Baggage;
+use identity::Identity;
 use runtime::access::Writer;
 use std::sync::Arc;
-use told::Told;
+use told::{Told, Use};
 
 /// Where reports go.
 #[derive(Clone)]
@@ -27,6 +29,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// What counts of a peer's baggage ([`Told::admit`]); the series that make room for it end.
+    pub fn admit(&self, peer: &Identity, baggage: Option<Baggage>) -> Option<(Baggage, Use)> {
+        let forget = |labels: &_| self.metrics.forget(labels);
+        self.told.admit(peer, baggage, forget)
+    }
+
     fn log(&self, logs: &[AccessLog], status: u16, flags: &str, facts: &dyn crate::format::Facts) {
         for log in logs.iter().filter(|log| log.filter.admits(status, flags)) {
             self.lines.write(log.format.write(facts, "-"));

@@ -1,5 +1,7 @@
 //! Facts of one CONNECT that came in: who sent it and where it wants to go. Made by `listener`, read by all.
 
+use crate::report::metrics::{Cache, Labels};
+use crate::report::told::Use;
 use hbone::headers::{Authority, Baggage, ConnectRequest};
 use identity::Identity;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +24,9 @@ pub struct Tunnel {
     /// The client's address as its proxy tells it, if it does.
     pub forwarded_for: Option<SocketAddr>,
     /// Metrics of its requests.
-    pub series: crate::report::metrics::Cache,
+    pub series: Cache,
+    /// Keeps the series that have the baggage in their labels.
+    told: Option<Use>,
 }
 
 impl Tunnel {
@@ -50,6 +54,21 @@ impl Tunnel {
             baggage,
             forwarded_for,
             series: Default::default(),
+            told: None,
+        }
+    }
+
+    /// Its baggage is what counts of what the client's proxy told, for which this stands.
+    #[must_use]
+    pub fn with_baggage(mut self, told: Option<(Baggage, Use)>) -> Self {
+        (self.baggage, self.told) = told.unzip();
+        self
+    }
+
+    /// A series with these labels is about to be made.
+    pub fn note(&self, labels: &Labels) {
+        if let Some(told) = &self.told {
+            told.note(labels);
         }
     }
 

@@ -85,6 +85,17 @@ pub struct Series {
 }
 
 impl Metrics {
+    /// Ends the series with these labels, of whatever family.
+    pub fn forget(&self, labels: &Labels) {
+        self.requests.remove(labels);
+        for family in [&self.duration, &self.request_bytes, &self.response_bytes] {
+            family.remove(labels);
+        }
+        for family in [&self.opened, &self.closed, &self.received, &self.sent] {
+            family.remove(labels);
+        }
+    }
+
     /// The series with these labels.
     pub fn series(&self, labels: &Labels) -> Series {
         Series {

@@ -163,7 +163,11 @@ impl Drop for Record {
         if counted {
             let answer = (self.status, self.grpc, self.grpc_status, self.flags);
             let (live, host) = (self.went.live.clone(), self.went.host.clone());
-            let make = || self.reporter.metrics.series(&self.labels());
+            let make = || {
+                let labels = self.labels();
+                self.tunnel.note(&labels);
+                self.reporter.metrics.series(&labels)
+            };
             let series = self
                 .tunnel
                 .series
@@ -263,6 +267,7 @@ impl TcpRecord {
     pub fn opened(&mut self) -> Option<Arc<Meter>> {
         self.chain_metrics()?;
         let labels = self.labels("");
+        self.tunnel.note(&labels);
         let metrics = &self.reporter.metrics;
         metrics.opened.get_or_create(&labels).inc();
         let meter = Arc::new(Meter {
@@ -323,6 +328,7 @@ impl Drop for TcpRecord {
         };
         if chain.metrics {
             let labels = self.labels(self.flags);
+            self.tunnel.note(&labels);
             let metrics = &self.reporter.metrics;
             match &self.meter {
                 Some(meter) => meter.tell(),
