@@ -2,8 +2,10 @@
 //! connection without a caller that proved who it is does not last.
 
 use std::{
+    collections::HashMap,
     future::Future,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -33,6 +35,9 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections at once that have not proved who they are; more wait in the backlog.
 const MAX_UNPROVEN: usize = 256;
+/// Those of one address, so that it leaves room for others; more are closed. A node's proxies prove themselves within a
+/// round trip, and try again.
+const MAX_UNPROVEN_OF_ONE: usize = 32;
 /// Connections at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 16_384;
 
@@ -58,11 +63,61 @@ pub(super) struct Peer {
 struct Proof {
     given: AtomicBool,
     /// The room among those that have not.
-    room: Mutex<Option<OwnedSemaphorePermit>>,
+    room: Mutex<Option<Unproven>>,
+}
+
+/// The room of a connection among those that have not proved who they are.
+#[derive(Debug)]
+struct Unproven {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: Place,
+}
+
+/// How many connections of each address have not proved who they are.
+#[derive(Debug, Default)]
+struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+
+impl Addresses {
+    /// One more from there, if that is not too many.
+    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        // Zero, if it is new, is not too many: no entry without a place.
+        if *count >= MAX_UNPROVEN_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        let addresses = self.clone();
+        Some(Place { addresses, address })
+    }
+}
+
+/// A connection that counts while this lives.
+#[derive(Debug)]
+struct Place {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self
+            .addresses
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl Peer {
-    fn new(identity: Option<Identity>, room: OwnedSemaphorePermit) -> Self {
+    fn new(identity: Option<Identity>, room: Unproven) -> Self {
         let proof = Proof {
             given: AtomicBool::new(false),
             room: Mutex::new(Some(room)),
@@ -113,16 +168,30 @@ async fn accept_loop(
         Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         Arc::new(Semaphore::new(MAX_UNPROVEN)),
     );
+    let addresses = Arc::new(Addresses::default());
     loop {
         let rooms = async {
             let all = all.clone().acquire_owned().await;
             Ok::<_, tokio::sync::AcquireError>((all?, unproven.clone().acquire_owned().await?))
         };
-        let Ok(rooms) = rooms.await else {
+        let Ok((all, of_all)) = rooms.await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, address)) => {
+                let Some(of_one) = addresses.admit(address.ip()) else {
+                    let most = MAX_UNPROVEN_OF_ONE;
+                    tracing::info!(
+                        peer = %address,
+                        "connection refused: {most} of its address have not proved who they are"
+                    );
+                    continue;
+                };
+                let unproven = Unproven {
+                    _of_all: of_all,
+                    _of_one: of_one,
+                };
+                let rooms = (all, unproven);
                 let (tls, done) = (tls.clone(), done.clone());
                 shutdown.spawn(async move {
                     let shaking = handshake(stream, &tls, rooms);
@@ -146,7 +215,7 @@ async fn accept_loop(
 async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
-    (all, unproven): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    (all, unproven): (OwnedSemaphorePermit, Unproven),
 ) -> Result<Connection, String> {
     stream
         .set_nodelay(true)

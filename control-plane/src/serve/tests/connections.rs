@@ -1,11 +1,22 @@
 //! How long a connection may stay.
 
-use tokio::io::AsyncReadExt as _;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
+};
 
 use super::*;
 
 /// TLS to the port, and then nothing.
-async fn silent(plane: &Plane) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+async fn silent(plane: &Plane) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(plane.address).await.unwrap();
+    shaken(plane, stream).await.unwrap()
+}
+
+async fn shaken(
+    plane: &Plane,
+    stream: TcpStream,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     for root in parse_pem(plane.issuer.roots_pem()).unwrap() {
         roots.add(root).unwrap();
@@ -16,10 +27,35 @@ async fn silent(plane: &Plane) -> tokio_rustls::client::TlsStream<tokio::net::Tc
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = tokio::net::TcpStream::connect(plane.address).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let name = "localhost".try_into().unwrap();
-    connector.connect(name, stream).await.unwrap()
+    connector.connect(name, stream).await
+}
+
+#[tokio::test]
+async fn an_address_that_proves_nothing_leaves_room_for_others() {
+    let plane = plane().await;
+    let mut held = Vec::new();
+    // In half of them a handshake is made, in the others not a byte is sent.
+    for _ in 0..16 {
+        held.push(silent(&plane).await.into_inner().0);
+        held.push(TcpStream::connect(plane.address).await.unwrap());
+    }
+    let more = TcpStream::connect(plane.address).await.unwrap();
+    assert!(shaken(&plane, more).await.is_err());
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = elsewhere.connect(plane.address).await.unwrap();
+    shaken(&plane, other).await.unwrap();
+    drop(held);
+    // When it is noticed that they are gone is not told.
+    loop {
+        let again = TcpStream::connect(plane.address).await.unwrap();
+        if shaken(&plane, again).await.is_ok() {
+            break;
+        }
+    }
+    plane.shutdown.force();
 }
 
 #[tokio::test]
