@@ -273,6 +273,37 @@ fn a_slip_in_kind_or_group_is_refused_and_what_exists_is_let_alone() {
 }
 
 #[test]
+fn a_policy_takes_texts_as_long_as_what_they_name_can_be() {
+    let account = format!("{}/{}", "n".repeat(63), "a".repeat(253));
+    let source = |field: &str, value: &str| format!("from: [{{source: {{{field}: ['{value}']}}}}]");
+    let when = |key: &str, value: &str| format!("when: [{{key: {key}, values: ['{value}']}}]");
+    for (rule, refused) in [
+        (source("serviceAccounts", &account), None),
+        (source("notServiceAccounts", &account), None),
+        (when("source.serviceAccount", &account), None),
+        (
+            when("source.serviceAccount", &"a".repeat(321)),
+            Some("is longer than 320 bytes"),
+        ),
+        (source("requestPrincipals", &"a".repeat(4096)), None),
+        (
+            source("notRequestPrincipals", &"a".repeat(4097)),
+            Some("is longer than 4096 bytes"),
+        ),
+        (
+            source("namespaces", &"a".repeat(257)),
+            Some("is longer than 256 bytes"),
+        ),
+    ] {
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: x, namespace: app}}\nspec: {{rules: [{{{rule}}}]}}\n"
+        );
+        let got = only(&text).err().map(|fault| fault.why);
+        assert_eq!(got.as_deref(), refused, "{rule:.60}");
+    }
+}
+
+#[test]
 fn deep_nesting_and_anchor_bombs_are_refused() {
     for (open, close) in [("[", "]"), ("{a: ", "}")] {
         let text = format!("a: {}1{}", open.repeat(100_000), close.repeat(100_000));

@@ -80,17 +80,26 @@ type Lists<'a> = [(&'a str, &'a Vec<String>)];
 
 /// Bytes of one text of a list. Some become regular expressions, of which waypoints take only so much.
 const MAX_TEXT: usize = 256;
-/// Lists whose texts are compared as they are, and may be longer.
-const PLAIN_LISTS: [&str; 6] = [
-    "principals",
-    "notPrincipals",
-    "paths",
-    "notPaths",
-    "values",
-    "notValues",
-];
-/// Bytes of those.
+/// Bytes of a service account with its namespace: 63 and 253, and a slash.
+const MAX_ACCOUNT: usize = 320;
+/// Bytes of texts that are compared as they are.
 const MAX_PLAIN: usize = 4096;
+
+/// Bytes of one text of this list.
+fn most_of(list: &str) -> usize {
+    match list {
+        "principals"
+        | "notPrincipals"
+        | "requestPrincipals"
+        | "notRequestPrincipals"
+        | "paths"
+        | "notPaths"
+        | "values"
+        | "notValues" => MAX_PLAIN,
+        "serviceAccounts" | "notServiceAccounts" => MAX_ACCOUNT,
+        _ => MAX_TEXT,
+    }
+}
 
 /// No list may hold an empty or endless text, and at least one must hold something.
 fn filled(at: &str, lists: &Lists<'_>) -> Checked {
@@ -98,16 +107,9 @@ fn filled(at: &str, lists: &Lists<'_>) -> Checked {
         if let Some(i) = values.iter().position(String::is_empty) {
             return invalid(format!("{at}.{name}[{i}]"), "must not be empty");
         }
-        let most = if PLAIN_LISTS.contains(name) {
-            MAX_PLAIN
-        } else {
-            MAX_TEXT
-        };
-        if let Some(i) = values.iter().position(|value| value.len() > most) {
-            return invalid(
-                format!("{at}.{name}[{i}]"),
-                format!("is longer than {most} bytes"),
-            );
+        let most = most_of(name);
+        for (i, value) in values.iter().enumerate() {
+            no_longer(&format!("{at}.{name}[{i}]"), value, most)?;
         }
     }
     let some = lists.iter().any(|(_, values)| !values.is_empty());
@@ -115,6 +117,14 @@ fn filled(at: &str, lists: &Lists<'_>) -> Checked {
         some,
         at,
         "must set at least one field; left empty it would match nothing or everything",
+    )
+}
+
+fn no_longer(at: &str, value: &str, most: usize) -> Checked {
+    ensure(
+        value.len() <= most,
+        at,
+        format!("is longer than {most} bytes"),
     )
 }
 
@@ -257,11 +267,8 @@ fn check_condition(at: &str, when: &PolicyCondition) -> Checked {
         for (i, value) in values.iter().enumerate() {
             let at = format!("{at}.{name}[{i}]");
             match when.key.as_str() {
-                "source.namespace" | "source.serviceAccount" => ensure(
-                    value.len() <= MAX_TEXT,
-                    &at,
-                    format!("is longer than {MAX_TEXT} bytes"),
-                )?,
+                "source.namespace" => no_longer(&at, value, MAX_TEXT)?,
+                "source.serviceAccount" => no_longer(&at, value, MAX_ACCOUNT)?,
                 "source.ip" | "remote.ip" | "destination.ip" => check_cidr(&at, value)?,
                 "destination.port" => check_port(&at, value)?,
                 _ => {}
