@@ -282,6 +282,7 @@ async fn http(
         let (proxy, chain, pace) = (proxy.clone(), chain.clone(), pace.clone());
         service_fn(move |request| {
             let busy = pace.request();
+            let request = (request, pace.upload());
             let work = request::serve(proxy.clone(), tunnel.clone(), chain.clone(), request);
             async move {
                 let response = Box::pin(work).await;

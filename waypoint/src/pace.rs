@@ -12,12 +12,16 @@ use tokio::time::Instant;
 /// What a connection is doing.
 #[derive(Debug)]
 struct State {
-    /// Requests under way.
+    /// Requests under way: their answers have not ended.
     active: usize,
-    /// When the last one ended, or the connection began.
+    /// Requests whose bodies have not ended; an answer may have ended before.
+    uploads: usize,
+    /// When the last one ended, its body moved, or the connection began.
     quiet_since: Instant,
     /// When the first byte of the next head came.
     head_since: Option<Instant>,
+    /// Bytes of a next head came before the answer to the last request had ended.
+    ahead: bool,
 }
 
 /// The pace of one connection.
@@ -38,8 +42,10 @@ impl Pace {
     pub fn begin() -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             active: 0,
+            uploads: 0,
             quiet_since: Instant::now(),
             head_since: None,
+            ahead: false,
         })))
     }
 
@@ -52,8 +58,26 @@ impl Pace {
         let mut state = self.lock();
         state.active += 1;
         state.head_since = None;
+        state.ahead = false;
         drop(state);
         Busy(self.clone())
+    }
+
+    /// Its body begins; until what is returned is gone, the bytes that come are the body's.
+    pub fn upload(self: &Arc<Self>) -> Uploading {
+        self.lock().uploads += 1;
+        Uploading(self.clone())
+    }
+
+    /// Is a request under way?
+    pub fn is_active(&self) -> bool {
+        self.lock().active > 0
+    }
+
+    /// Is the body of a request on its way?
+    #[cfg(test)]
+    pub fn is_uploading(&self) -> bool {
+        self.lock().uploads > 0
     }
 
     /// Ends when the connection has to be closed.
@@ -86,7 +110,41 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.active -= 1;
-        state.quiet_since = Instant::now();
+        state.rest();
+    }
+}
+
+/// The body of a request that has not ended.
+#[derive(Debug)]
+pub struct Uploading(Arc<Pace>);
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.uploads -= 1;
+        state.rest();
+    }
+}
+
+impl State {
+    /// An answer or a body has ended.
+    fn rest(&mut self) {
+        self.quiet_since = Instant::now();
+        if self.active == 0 && self.uploads == 0 && std::mem::take(&mut self.ahead) {
+            self.head_since = Some(self.quiet_since);
+        }
+    }
+
+    /// Bytes came.
+    fn read(&mut self) {
+        let now = Instant::now();
+        if self.uploads > 0 {
+            self.quiet_since = now;
+        } else if self.active > 0 {
+            self.ahead = true;
+        } else {
+            self.head_since.get_or_insert(now);
+        }
     }
 }
 
@@ -107,10 +165,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            let mut state = self.pace.lock();
-            if state.active == 0 && state.head_since.is_none() {
-                state.head_since = Some(Instant::now());
-            }
+            self.pace.lock().read();
         }
         poll
     }
@@ -131,5 +186,51 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(600);
+    const HEAD: Duration = Duration::from_secs(60);
+
+    /// Why the connection is closed, and how long after now.
+    async fn overdue(pace: &Pace) -> (Overdue, Duration) {
+        let since = Instant::now();
+        (pace.overdue(IDLE, HEAD).await, since.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_goes_on_after_its_answer_is_no_head() {
+        let pace = Pace::begin();
+        let (busy, upload) = (pace.request(), pace.upload());
+        pace.lock().read();
+        drop(busy);
+        for _ in 0..30 {
+            pace.lock().read();
+            let waited = tokio::time::timeout(IDLE / 2, overdue(&pace)).await;
+            assert!(waited.is_err(), "{waited:?}");
+        }
+        // A body that does not move is as idle as none.
+        pace.lock().read();
+        assert_eq!(overdue(&pace).await, (Overdue::Idle, IDLE));
+        drop(upload);
+        pace.lock().read();
+        assert_eq!(overdue(&pace).await, (Overdue::Head, HEAD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_began_before_the_last_answer_ended_has_its_time_from_then_on() {
+        let pace = Pace::begin();
+        let busy = pace.request();
+        pace.lock().read();
+        tokio::time::advance(HEAD * 2).await;
+        drop(busy);
+        assert_eq!(overdue(&pace).await, (Overdue::Head, HEAD));
+        // The next request's head is complete.
+        drop(pace.request());
+        assert_eq!(overdue(&pace).await, (Overdue::Idle, IDLE));
     }
 }

@@ -8,6 +8,7 @@ use crate::headers::{clean_headers, forwarded_for};
 use crate::model::listener::{Chain, ChainKind, HttpChain, HttpFilter, ServerMode};
 use crate::model::route::{Abort, Route, RouteAction, RouteTable, VirtualHost};
 use crate::model::text::RequestView;
+use crate::pace::Uploading;
 use crate::path::{Normalized, Options, normalize};
 use crate::proxy::Proxy;
 use crate::reason::Reason;
@@ -81,12 +82,12 @@ impl Chosen {
     }
 }
 
-/// Serves one request; every error ends here as an answer.
+/// Serves one request; every error ends here as an answer. The client's connection is told when its body has ended.
 pub async fn serve(
     proxy: Arc<Proxy>,
     tunnel: Arc<Tunnel>,
     chain: Arc<Chain>,
-    request: Request<Incoming>,
+    (request, uploading): (Request<Incoming>, Uploading),
 ) -> Response<Download> {
     let snapshot = proxy.snapshot.load_full();
     // The chain of this moment, not of the connection's beginning: a push acts at the next request.
@@ -110,7 +111,7 @@ pub async fn serve(
         .path_and_query()
         .map_or("/", |target| target.as_str())
         .to_owned();
-    let upload = Upload::new(body, RECORDED);
+    let upload = Upload::new(body, RECORDED, Some(uploading));
     let mut exchange = Exchange {
         snapshot: snapshot.clone(),
         chain: chain.clone(),

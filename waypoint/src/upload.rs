@@ -1,6 +1,7 @@
 //! The body of a request on its way up: streamed, and recorded up to a bound so that a second try or a
 //! mirror can read it again. Made by `request`, read by hyper's client.
 
+use crate::pace::Uploading;
 use crate::upstream::BodyError;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -34,6 +35,8 @@ impl From<Piece> for Frame<Bytes> {
 
 struct State {
     incoming: Incoming,
+    /// The client's connection is told when the body has ended.
+    client: Option<Uploading>,
     recorded: Vec<Piece>,
     /// Pieces that have come, recorded or not.
     taken: usize,
@@ -56,11 +59,12 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// A body of which up to `cap` bytes are recorded.
-    pub fn new(incoming: Incoming, cap: usize) -> Self {
+    /// A body of which up to `cap` bytes are recorded. What the client's connection gave for it goes when it ends.
+    pub fn new(incoming: Incoming, cap: usize, client: Option<Uploading>) -> Self {
         let complete = incoming.is_end_stream();
         let state = State {
             incoming,
+            client: client.filter(|_| !complete),
             recorded: Vec::new(),
             taken: 0,
             readers: 0,
@@ -159,6 +163,7 @@ impl Body for Reader {
         let frame = std::task::ready!(Pin::new(&mut state.incoming).poll_frame(cx));
         let Some(frame) = frame else {
             state.complete = true;
+            state.client = None;
             upload.ended.send_replace(Some(Instant::now()));
             return Poll::Ready(None);
         };
@@ -166,6 +171,7 @@ impl Body for Reader {
             Ok(frame) => frame,
             Err(error) => {
                 state.failed = true;
+                state.client = None;
                 upload.ended.send_replace(Some(Instant::now()));
                 return Poll::Ready(Some(Err(error.into())));
             }
@@ -185,6 +191,7 @@ impl Body for Reader {
         self.at += 1;
         if state.incoming.is_end_stream() {
             state.complete = true;
+            state.client = None;
             upload.ended.send_replace(Some(Instant::now()));
         }
         Poll::Ready(Some(Ok(piece.into())))
@@ -229,6 +236,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::Pace;
     use http_body_util::BodyExt;
     use hyper::service::service_fn;
     use tokio::io::{AsyncWriteExt, DuplexStream};
@@ -236,6 +244,10 @@ mod tests {
 
     /// A body of nine bytes as it comes from a client, and the client's end.
     async fn upload(cap: usize) -> (DuplexStream, Upload) {
+        of(cap, None).await
+    }
+
+    async fn of(cap: usize, paced: Option<Uploading>) -> (DuplexStream, Upload) {
         let (mut client, server) = tokio::io::duplex(1024);
         let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
         client.write_all(head).await.unwrap();
@@ -247,7 +259,10 @@ mod tests {
         let io = hyper_util::rt::TokioIo::new(server);
         let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
         drop(runtime::Shutdown::new().spawn_aside(async move { drop(serving.await) }));
-        (client, Upload::new(bodies.recv().await.unwrap(), cap))
+        (
+            client,
+            Upload::new(bodies.recv().await.unwrap(), cap, paced),
+        )
     }
 
     async fn next(reader: &mut Reader) -> Result<Bytes, String> {
@@ -270,6 +285,19 @@ mod tests {
         }
         assert_eq!(all, b"abcdefghi");
         assert!(second.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_clients_connection_is_told_when_the_body_has_ended() {
+        let pace = Pace::begin();
+        let (mut client, upload) = of(RECORDED, Some(pace.upload())).await;
+        let mut reader = upload.reader();
+        client.write_all(b"abcdef").await.unwrap();
+        next(&mut reader).await.unwrap();
+        assert!(pace.is_uploading());
+        client.write_all(b"ghi").await.unwrap();
+        next(&mut reader).await.unwrap();
+        assert!(!pace.is_uploading());
     }
 
     #[tokio::test]
