@@ -335,11 +335,17 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             finish(connection.as_mut());
             connection.await
         }
-        // No request is under way, so that there is little left to say.
+        // No request is under way, so that there is little left to say; but one may have crossed the farewell.
         Some(Overdue::Idle) => {
             finish(connection.as_mut());
-            let farewell = tokio::time::timeout(proxy.times.handshake, connection);
-            farewell.await.unwrap_or(Ok(()))
+            loop {
+                let farewell = tokio::time::timeout(proxy.times.handshake, connection.as_mut());
+                match farewell.await {
+                    Ok(ended) => return ended,
+                    Err(_) if pace.is_active() => {}
+                    Err(_) => return Ok(()),
+                }
+            }
         }
         Some(Overdue::Head) => {
             tracing::debug!("a request's head took too long");

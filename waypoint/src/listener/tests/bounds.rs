@@ -4,16 +4,20 @@ use super::policies::push_terminate;
 use super::world::{Changes, World, get};
 use super::{open, routes};
 use crate::admission::Limits;
-use crate::listener::{serve, tunnel_of};
+use crate::listener::{drive, serve, tunnel_of};
 use crate::model::listener::Protocols;
+use crate::pace::{Busy, Pace};
 use envoy_types::pb::envoy::config::core::v3::{self as core, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::route::v3 as rt;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 const IDLE: Duration = Duration::from_secs(7 * 60);
 
@@ -125,6 +129,48 @@ async fn an_idle_http2_connection_is_kept_for_its_idle_time() {
     let _ = tokio::time::timeout(limit, ended).await;
     let took = since.elapsed();
     assert!(took >= IDLE && took < IDLE * 2, "{took:?}");
+}
+
+/// A connection on which a request comes while it is being closed, and takes a minute; or on which none does.
+struct Crossed {
+    pace: Arc<Pace>,
+    comes: bool,
+    request: Option<(Busy, Pin<Box<Sleep>>)>,
+}
+
+impl Future for Crossed {
+    type Output = hyper::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.request {
+            Some((_, end)) => end.as_mut().poll(cx).map(Ok),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_crosses_the_farewell_of_an_idle_connection_is_served() {
+    let world = world().await;
+    let minute = Duration::from_secs(60);
+    for (comes, expected) in [(true, minute), (false, world.proxy.times.handshake)] {
+        let pace = Pace::begin();
+        let connection = Crossed {
+            pace: pace.clone(),
+            comes,
+            request: None,
+        };
+        let since = Instant::now();
+        let finish = |it: Pin<&mut Crossed>| {
+            let it = it.get_mut();
+            let end = Box::pin(tokio::time::sleep(Duration::from_secs(60)));
+            it.request = it.comes.then(|| (it.pace.request(), end));
+        };
+        drive(&world.proxy, &pace, IDLE, connection, finish)
+            .await
+            .unwrap();
+        assert_eq!(since.elapsed(), IDLE + expected);
+    }
 }
 
 #[tokio::test]
