@@ -2,8 +2,10 @@
 //!
 //! Decoding is strict: a resource that says something that we do not understand is refused as a whole, with
 //! the path of the field and the bad value; the last good one stays. A refused policy that has no last good
-//! one is replaced by one that denies; the addresses of a refused workload or service are not called. Extensions on workloads and services are ignored (they are hints of
-//! other data planes); on policies they are conditions that we cannot check, so the policy is refused.
+//! one is replaced by one that denies; the addresses of a refused workload or service are not called, if its body
+//! can be decoded at all (else nobody knows which addresses it meant). Extensions on workloads and services are
+//! ignored (they are hints of other data planes); on policies they are conditions that we cannot check, so the policy
+//! is refused.
 
 mod address;
 mod encode;
