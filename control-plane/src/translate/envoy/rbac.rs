@@ -198,6 +198,13 @@ fn warn(policy: &AuthorizationPolicy, sees_names: bool, faults: &mut Vec<Fault>)
                 "no request carries a verified JWT here, so this part never matches",
             );
         }
+        if asks_remote(rule) {
+            push(
+                format!("spec.rules[{i}]"),
+                "a waypoint takes the remote address from the last entry of X-Forwarded-For, which any caller in the \
+                 mesh can set: only behind a gateway that writes it can callers be told apart by it",
+            );
+        }
         if !sees_names && asks_server_name(rule) {
             push(
                 format!("spec.rules[{i}].when"),
@@ -217,6 +224,14 @@ fn uses_jwt(rule: &Rule) -> bool {
             .when
             .iter()
             .any(|when| when.key.starts_with("request.auth"))
+}
+
+fn asks_remote(rule: &Rule) -> bool {
+    let source = |source: &PolicySource| {
+        !source.remote_ip_blocks.is_empty() || !source.not_remote_ip_blocks.is_empty()
+    };
+    rule.from.iter().any(|from| source(&from.source))
+        || rule.when.iter().any(|when| when.key == "remote.ip")
 }
 
 fn asks_server_name(rule: &Rule) -> bool {

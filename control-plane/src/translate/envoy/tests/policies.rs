@@ -228,6 +228,27 @@ fn strings_become_matchers() {
 }
 
 #[test]
+fn policies_by_remote_address_are_remarked_upon_since_callers_can_claim_any() {
+    let source = |field: &str| format!("from: [{{source: {{{field}: [10.0.0.0/8]}}}}]");
+    let when = |key: &str| format!("when: [{{key: {key}, values: [10.0.0.0/8]}}]");
+    for (rule, remarks) in [
+        (source("remoteIpBlocks"), 1),
+        (source("notRemoteIpBlocks"), 1),
+        (when("remote.ip"), 1),
+        (source("ipBlocks"), 0),
+        (when("source.ip"), 0),
+    ] {
+        let text = policy("x", "app", &format!("{TO_SERVICE}, rules: [{{{rule}}}]"));
+        let faults = waypoint(&text).faults;
+        assert_eq!(faults.len(), remarks, "{rule}: {faults:?}");
+        let told = "AuthorizationPolicy app/x: spec.rules[0]: a waypoint takes the remote address from the last entry \
+                    of X-Forwarded-For, which any caller in the mesh can set: only behind a gateway that writes it can \
+                    callers be told apart by it";
+        assert!(faults.iter().all(|fault| fault == told), "{faults:?}");
+    }
+}
+
+#[test]
 fn conditions_on_tokens_hold_for_no_request_and_are_reported() {
     let text = policy(
         "x",
