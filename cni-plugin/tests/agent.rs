@@ -304,6 +304,32 @@ async fn hostile_questions_are_answered_or_dropped_and_the_agent_goes_on() {
 }
 
 #[tokio::test]
+async fn who_reaches_the_node_may_see_the_agent_but_not_end_it() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut node = Node::new();
+    let address = format!("0.0.0.0:{port}");
+    node.start(&[("ADMIN_ADDRESS", &address)]).await;
+    let ask = async |request: &str| {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .unwrap();
+        let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    assert!(ask("GET /metrics").await.starts_with("HTTP/1.1 200"));
+    for request in ["POST /quitquitquit", "POST /logging?level=debug"] {
+        let text = ask(request).await;
+        assert!(text.starts_with("HTTP/1.1 404"), "{request}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_settings_are_named_together() {
     let node = Node::new();
     let mut command = node.agent_command();
@@ -341,6 +367,7 @@ fn a_person_who_calls_the_binaries_is_told_what_they_are() {
         (agent, "--hlep", 2, "unknown argument \"--hlep\""),
         (plugin, "--help", 0, "usage: causeway-cni"),
         (plugin, "--version", 0, "causeway-cni 0."),
+        (plugin, "--hlep", 2, "unknown argument \"--hlep\""),
     ] {
         let (got, text) = answer(binary, argument);
         assert_eq!(got, Some(code), "{binary} {argument}: {text}");

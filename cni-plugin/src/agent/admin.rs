@@ -1,4 +1,5 @@
 //! The agent's admin port and its few metrics. Called by `run`.
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
@@ -12,8 +13,19 @@ use super::pods::Store;
 
 pub(super) async fn serve(config: &Config, common: &Common) -> anyhow::Result<()> {
     let server = Server::bind(config.admin_address).await?;
-    server.serve(Router::new().common(common), &common.shutdown);
+    server.serve(router(config.admin_address, common), &common.shutdown);
     Ok(())
+}
+
+/// What the port offers. Who reaches the node may see how it is, but only the node itself may end the agent or change its
+/// log: without it no pod of the mesh starts.
+fn router(address: SocketAddr, common: &Common) -> Router {
+    if address.ip().is_loopback() {
+        return Router::new().common(common);
+    }
+    Router::new()
+        .readiness(&common.readiness)
+        .metrics(&common.metrics)
 }
 
 /// Gauges that are read when scraped.

@@ -65,7 +65,11 @@ impl Config {
                 "manifests",
                 "directory of Kubernetes manifests, read again when it changes",
             ),
-            admin_address: s.address("ADMIN_ADDRESS", admin, "readiness, metrics, log level"),
+            admin_address: s.address(
+                "ADMIN_ADDRESS",
+                admin,
+                "readiness, metrics; on a loopback address also log level and quit",
+            ),
             object_wait: s.duration(
                 "OBJECT_WAIT",
                 seconds(5),

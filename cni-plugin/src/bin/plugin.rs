@@ -25,7 +25,12 @@ fn main() -> ExitCode {
     let text = match std::env::args().nth(1).as_deref() {
         None => return answer_call(),
         Some("--version" | "-V") => concat!("causeway-cni ", env!("CARGO_PKG_VERSION"), "\n"),
-        Some(_) => HELP,
+        Some("--help" | "-h" | "help") => HELP,
+        Some(other) => {
+            let text = format!("causeway-cni: unknown argument {other:?}\n\n{HELP}");
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return ExitCode::from(2);
+        }
     };
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
