@@ -42,6 +42,13 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     };
     start_admin(&config, &common, &status).await?;
 
+    // Before anything is made: a wrong directory must not leave a new root behind.
+    std::fs::read_dir(&config.manifests).with_context(|| {
+        format!(
+            "MANIFESTS: cannot read directory {}",
+            config.manifests.display()
+        )
+    })?;
     let issuer = Arc::new(root::open(
         &config.ca.directory,
         &config.mesh.trust_domain,
@@ -50,12 +57,6 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     if let Some(path) = &config.ca.root_file {
         root::publish(&issuer, path)?;
     }
-    std::fs::read_dir(&config.manifests).with_context(|| {
-        format!(
-            "MANIFESTS: cannot read directory {}",
-            config.manifests.display()
-        )
-    })?;
     let mut source = Directory::new(&config.manifests);
     let mut follower = Follower::new(config.mesh.clone(), status);
     // Nobody is served before the first list is in: an empty mesh would take everything away.
