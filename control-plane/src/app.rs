@@ -62,6 +62,8 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     // Nobody is served before the first list is in: an empty mesh would take everything away.
     follower.take(source.next().await);
 
+    let authenticator = Authenticator::new(config.tokens.clone(), &config.mesh.trust_domain);
+    authenticator.report();
     let grants = Grants {
         node_accounts: config.ca.node_accounts.clone(),
         default_ttl: config.ca.default_ttl,
@@ -69,7 +71,7 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     };
     let parts = Parts {
         views: follower.views(),
-        authenticator: Authenticator::new(config.tokens.clone(), &config.mesh.trust_domain),
+        authenticator,
         authority: Authority::new(issuer.clone(), grants, follower.views(), &metrics),
         tls: ServerTls::new(issuer, config.ca.server_names.clone())?,
     };

@@ -37,6 +37,23 @@ impl Authenticator {
         }
     }
 
+    /// Says, at the start, what of the tokens file cannot be used: whoever mistypes a line would else look for the fault at
+    /// the caller's end, which only learns that its token is not known.
+    pub fn report(&self) {
+        let Some(path) = &self.tokens else { return };
+        match std::fs::read_to_string(&**path) {
+            Ok(text) => {
+                for line in slips(&text, &self.trust_domain) {
+                    tracing::warn!(
+                        "TOKENS_FILE {} line {line}: want `<token> <namespace>/<account> [node=<node>]`, it stands for nobody",
+                        path.display()
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("TOKENS_FILE {}: {error}", path.display()),
+        }
+    }
+
     fn by_token(&self, token: &str) -> Result<Caller, Status> {
         let Some(path) = &self.tokens else {
             return Err(Status::unauthenticated(
@@ -44,7 +61,7 @@ impl Authenticator {
             ));
         };
         let text = std::fs::read_to_string(&**path).map_err(|error| {
-            tracing::error!("{}: {error}", path.display());
+            tracing::error!("TOKENS_FILE {}: {error}", path.display());
             Status::unavailable("the tokens of this control plane cannot be read now")
         })?;
         find(&text, token, &self.trust_domain)
@@ -124,9 +141,27 @@ fn find(text: &str, token: &str, trust_domain: &str) -> Option<Caller> {
     found
 }
 
+/// The numbers of lines that stand for nobody, from 1.
+fn slips(text: &str, trust_domain: &str) -> Vec<usize> {
+    let stands_for_nobody = |line: &str| {
+        let token = line.split_whitespace().next();
+        token.is_some_and(|token| {
+            !token.starts_with('#') && find(line, token, trust_domain).is_none()
+        })
+    };
+    let numbered = (1..).zip(text.lines());
+    let slips = numbered.filter(|(_, line)| stands_for_nobody(line));
+    slips.map(|(number, _)| number).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_stand_for_nobody_are_known_by_number() {
+        assert_eq!(slips(TOKENS, "cluster.local"), [5, 6]);
+    }
 
     const TOKENS: &str = "# who is who\n\nsecret-1 istio-system/ztunnel node=node1\nsecret-2 app/wp\nbroken\nsecret-3 nobody\n";
 
