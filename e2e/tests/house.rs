@@ -8,13 +8,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each of our crates may depend on among ours; nothing else is allowed, and every crate is listed.
-const DIRECTIONS: [(&str, &[&str]); 18] = [
+const DIRECTIONS: [(&str, &[&str]); 19] = [
     ("causeway-sys", &[]),
     ("causeway-mesh", &[]),
     ("causeway-hbone", &[]),
     ("causeway-fuzz", &["causeway-hbone"]),
     ("causeway-proto", &[]),
     ("causeway-objects", &[]),
+    ("causeway-kubernetes", &["causeway-objects"]),
     ("causeway-xds", &["causeway-proto", "causeway-mesh"]),
     ("causeway-identity", &["causeway-mesh", "causeway-proto"]),
     ("causeway-zds", &["causeway-sys", "causeway-proto"]),
@@ -49,6 +50,7 @@ const DIRECTIONS: [(&str, &[&str]); 18] = [
         &[
             "causeway-zds",
             "causeway-objects",
+            "causeway-kubernetes",
             "causeway-runtime",
             "causeway-sys",
         ],
@@ -59,6 +61,7 @@ const DIRECTIONS: [(&str, &[&str]); 18] = [
             "causeway-mesh",
             "causeway-xds",
             "causeway-objects",
+            "causeway-kubernetes",
             "causeway-identity",
             "causeway-runtime",
             "causeway-proto",
