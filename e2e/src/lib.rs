@@ -1,2 +1,3 @@
-//! Nothing to link: this package holds the tests that need several crates or the real binaries at once
-//! (`tests/`), and later the scripts that start foreign parts.
+//! What several test binaries of this package share; the tests themselves are in `tests/`.
+
+pub mod cases;

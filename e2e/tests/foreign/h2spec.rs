@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cases::{self, Outcome};
 use crate::responder;
+use e2e::cases::{self, Outcome};
 
 /// Cases that do not apply: name, white space, reason. Lines with `#` explain the file.
 const LEFT_OUT: &str = include_str!("../../h2spec/left-out.txt");

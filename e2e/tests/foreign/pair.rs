@@ -10,11 +10,11 @@ use testkit::mesh::{LIMIT, Mesh, Node, Pod};
 use testkit::wait;
 use tokio::net::TcpStream;
 
-use crate::cases::{self, Outcome};
 use crate::envoy::{Envoy, LIFE, ORIGINATOR, TERMINATOR};
 use crate::ledger::Ledger;
 use crate::traffic::{self, Count, Order};
 use crate::tunnel::{local, require};
+use e2e::cases::{self, Outcome};
 
 /// Where the application of every pod listens.
 pub const APPLICATION: u16 = 8080;

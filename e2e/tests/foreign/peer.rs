@@ -13,11 +13,11 @@ use testkit::mesh::{self, LIMIT, Mesh, Pod, local as loopback};
 use testkit::process::{self, Process};
 use testkit::topology;
 
-use crate::cases::{self, Outcome};
 use crate::ledger::Ledger;
 use crate::pair::{APPLICATION, application, connect, reported};
 use crate::traffic::{self, Order};
 use crate::tunnel::local;
+use e2e::cases::{self, Outcome};
 
 /// Our own binary in the peer's place: shows that the harness works.
 pub fn ours() -> Result<Outcome> {

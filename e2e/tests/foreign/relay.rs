@@ -21,11 +21,11 @@ use testkit::wait;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::cases::{self, Outcome};
 use crate::cut::Cut;
 use crate::ledger::Ledger;
 use crate::traffic::{self, Order};
 use crate::tunnel::local;
+use e2e::cases::{self, Outcome};
 
 const RELAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 const OURS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9001);

@@ -25,7 +25,7 @@ use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use prost::{Message, Name as _};
 use proto::discovery::DeltaDiscoveryResponse;
 
-use crate::cases::{self, Outcome};
+use e2e::cases::{self, Outcome};
 
 /// Extensions of Istio that no plain Envoy has, by the end of their type URL.
 const ISTIO_ONLY: [&str; 3] = [

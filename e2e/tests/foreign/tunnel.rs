@@ -18,10 +18,10 @@ use testkit::topology::{self, Namespace, Topology};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use crate::cases::{self, Outcome};
 use crate::envoy::{Envoy, LIFE, ORIGINATOR, TERMINATOR};
 use crate::ledger::Ledger;
 use crate::traffic::{self, Order};
+use e2e::cases::{self, Outcome};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// What the Envoy that opens tunnels asks for.

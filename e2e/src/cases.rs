@@ -1,4 +1,4 @@
-//! A small test runner with three outcomes: passed, failed, not run. Used by `foreign.rs`.
+//! A small test runner with three outcomes: passed, failed, not run. Used by `tests/foreign.rs` and `tests/cluster.rs`.
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +23,8 @@ pub struct Case {
 }
 
 impl Case {
+    /// A test of this name.
+    #[must_use]
     pub fn new(name: &'static str, body: fn() -> Result<Outcome>) -> Self {
         Self { name, body }
     }
@@ -41,6 +43,7 @@ pub fn binary(variable: &str) -> Result<PathBuf, String> {
 }
 
 /// Random bytes that cross per role: `E2E_BYTES`, 16 MiB by default.
+#[must_use]
 pub fn budget() -> u64 {
     let given = env::var("E2E_BYTES").ok();
     given
@@ -48,13 +51,14 @@ pub fn budget() -> u64 {
         .unwrap_or(16 << 20)
 }
 
-/// Runs those cases whose name contains one of the arguments (all without arguments), one after the other. With STRICT=1
+/// Under `heading`, runs those cases whose name contains one of the arguments (all without arguments), one after the other. With STRICT=1
 /// what could not run counts as a failure.
 #[expect(
     clippy::print_stderr,
     reason = "this is the test runner; its report is its output"
 )]
-pub fn run(cases: &[Case]) -> ExitCode {
+#[must_use]
+pub fn run(heading: &str, cases: &[Case]) -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
@@ -86,7 +90,7 @@ pub fn run(cases: &[Case]) -> ExitCode {
     }
     // `scripts/test` and `scripts/e2e` read this line.
     eprintln!(
-        "foreign parts: {passed} passed, {failed} failed, {} not run{}{}",
+        "{heading}: {passed} passed, {failed} failed, {} not run{}{}",
         not_run.len(),
         if not_run.is_empty() { "" } else { ": " },
         not_run.join(" ")

@@ -1,0 +1,40 @@
+//! The server: HTTP/1.1, connections are kept, every answer says which node it comes from.
+
+use std::{
+    error::Error,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream},
+    thread,
+};
+
+/// Serves for ever.
+pub fn run(port: &str) -> Result<(), Box<dyn Error>> {
+    let port = port.parse()?;
+    // Without IPv6 in the pod, IPv4 alone.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    let node = std::env::var("NODE").unwrap_or_default();
+    loop {
+        let (connection, _) = listener.accept()?;
+        let body = format!("plainly from {node}\n");
+        thread::spawn(move || {
+            // A client that goes away is its own affair.
+            let _ended = answer(connection, &body);
+        });
+    }
+}
+
+fn answer(mut connection: TcpStream, body: &str) -> std::io::Result<()> {
+    connection.set_nodelay(true)?;
+    let mut requests = BufReader::new(connection.try_clone()?).lines();
+    while let Some(line) = requests.next() {
+        if line?.is_empty() {
+            write!(
+                connection,
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )?;
+        }
+    }
+    Ok(())
+}

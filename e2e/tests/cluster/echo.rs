@@ -1,0 +1,62 @@
+//! The applications of the cases: a web server on every node, and clients.
+
+/// Namespace `name` with one server per node (`web`, port 80, answers with its node's name) and a client on each node
+/// (`client1`, `client2`, account `client`), outside of the mesh.
+pub fn manifests(name: &str) -> String {
+    let clients: String = (1..=2).map(|node| client(name, node)).collect();
+    format!(
+        r#"apiVersion: v1
+kind: Namespace
+metadata: {{name: {name}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: web, namespace: {name}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: client, namespace: {name}}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: web, namespace: {name}}}
+spec:
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      serviceAccountName: web
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: e2e.local/tools:1
+        imagePullPolicy: IfNotPresent
+        command: [/bin/sh, -c, "mkdir -p /tmp/w && echo plainly from $NODE > /tmp/w/index.html && exec httpd -f -p 8080 -h /tmp/w"]
+        env: [{{name: NODE, valueFrom: {{fieldRef: {{fieldPath: spec.nodeName}}}}}}]
+        ports: [{{containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: {name}}}
+spec:
+  selector: {{app: web}}
+  ports: [{{name: http, port: 80, targetPort: 8080}}]
+{clients}"#
+    )
+}
+
+fn client(namespace: &str, node: usize) -> String {
+    format!(
+        r#"---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client{node}, namespace: {namespace}, labels: {{app: client}}}}
+spec:
+  serviceAccountName: client
+  nodeName: node{node}
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: client, image: "e2e.local/tools:1", imagePullPolicy: IfNotPresent}}]
+"#
+    )
+}
