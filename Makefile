@@ -7,7 +7,7 @@ DEMO_ARGS  ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN        := $(TARGET_DIR)/$(PROFILE)
 
-.PHONY: help demo test e2e soak check build setup ready docs quick-figure bench fuzz
+.PHONY: help demo test e2e soak check build setup ready docs quick-figure bench fuzz charts images
 
 # Steps are in order; cargo has its own parallelism.
 .NOTPARALLEL:
@@ -26,6 +26,8 @@ help:
 	@echo "make bench   against a peer, plain relays and no mesh (PEER_ZTUNNEL=path, ONLY=, QUICK=1; docs/performance.md)"
 	@echo "make fuzz    each fuzz target guided by coverage for SECONDS_EACH seconds (60); TARGETS=\"model hpack\" picks some"
 	@echo "make build   release binaries into $(BIN)"
+	@echo "make charts  the Helm charts, packed into $(TARGET_DIR)/charts (VERSION=)"
+	@echo "make images  container images as OCI archives in $(TARGET_DIR)/images, without a container engine (HUB=, TAG=)"
 
 setup:
 	@scripts/setup build
@@ -69,3 +71,13 @@ fuzz:
 # docs/configuration.md from the settings that the binaries read.
 docs:
 	CAUSEWAY_WRITE_DOCS=1 $(CARGO) test --locked --quiet -p e2e --test docs
+
+charts:
+	CARGO_TARGET_DIR=$(TARGET_DIR) scripts/charts
+
+# The plugin alone is linked statically: it runs on the node itself, whose C library is not ours.
+images: build
+	$(CARGO) rustc --release --locked -p cni-plugin --bin causeway-cni -- -C target-feature=+crt-static
+	install -D $(BIN)/causeway-cni $(TARGET_DIR)/images/static/causeway-cni
+	CARGO_TARGET_DIR=$(TARGET_DIR) scripts/image pack all --plugin $(TARGET_DIR)/images/static/causeway-cni \
+	  $(if $(HUB),--hub $(HUB)) $(if $(TAG),--tag $(TAG))

@@ -3,7 +3,7 @@
 set -euo pipefail; . "$(dirname "$0")/env.sh"
 k apply -f "$HERE/coredns.yaml" >/dev/null
 if [ "${CRDS:-yes}" = yes ]; then
-  gateway=${GATEWAY_API:-$(cd "$HERE/../tools/gwapi" && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)}
+  gateway=${GATEWAY_API:-$(cd "$HERE/../tools/gateway-api" && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)}
   k apply --server-side -f "$gateway/config/crd/${CHANNEL:-standard}/" >/dev/null
 fi
 k -n kube-system rollout status deploy/coredns --timeout=60s >/dev/null

@@ -12,7 +12,7 @@ mk tools.tar e2e.local/tools:1 --ldd --entrypoint '["/bin/sleep"]' --cmd '["infi
 [ ! -e $BIN/coredns ] || mk coredns.tar e2e.local/coredns:1 --entrypoint '["/coredns"]' $BIN/coredns=/coredns
 # The conformance images, under the names that the suite's manifests use: their repository is read from there.
 if [ -e $BIN/echo-basic ]; then
-  suite=$(cd $HERE/../tools/gwapi && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api/conformance)
+  suite=$(cd $HERE/../tools/gateway-api && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api/conformance)
   ECHO_REPO=$(grep -rhm1 'image:.*echo-basic' $suite --include=*.yaml | head -n 1 | sed 's/.*image: *//; s#/echo-basic.*##')
 fi
 for t in v1.5.1 v1.6.0-dev.2 v1.6.0-dev.3; do

@@ -1,4 +1,5 @@
-module e2e.local/helm
+// Helm, pinned. Built by e2e/tool; nothing of ours is in it.
+module causeway/e2e/tools/helm
 
 go 1.26.0
 
