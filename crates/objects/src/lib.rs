@@ -1,7 +1,8 @@
 //! The Kubernetes, Gateway API and Istio objects that we read, and the sources they come from.
 //!
 //! [`parse`] is pure: text in, objects and faults out. [`Directory`] is the source that reads manifests from
-//! files; a Kubernetes watch can stand behind the same [`Source`] trait. Used by the control plane and the CNI agent.
+//! files; a watch of an API server (crate `kubernetes`) stands behind the same [`Source`] trait. Used by the control plane and
+//! the CNI agent.
 
 mod core;
 mod directory;
@@ -29,7 +30,7 @@ pub use self::{
     },
     meta::{LabelSelector, Meta, OwnerReference, Requirement, Selector},
     object::{Key, Kind, Object},
-    parse::{Parsed, parse},
+    parse::{Parsed, parse, read},
     policy::{
         AuthorizationPolicy, AuthorizationSpec, Mtls, MtlsMode, Operation, PeerAuthentication,
         PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyFrom, PolicySource, PolicyTo,

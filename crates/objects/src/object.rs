@@ -19,10 +19,19 @@ macro_rules! kinds {
         }
 
         impl Kind {
+            /// All of them.
+            pub const ALL: &'static [Kind] = &[$(Kind::$kind),*];
+
             /// The name as manifests write it.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Kind::$kind => $name,)* }
+            }
+
+            /// The API group; empty is core.
+            #[must_use]
+            pub fn group(self) -> &'static str {
+                match self { $(Kind::$kind => $group,)* }
             }
 
             /// Whether objects of this kind live in a namespace.

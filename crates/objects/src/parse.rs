@@ -1,5 +1,5 @@
 //! Text to objects: documents are split, decoded and checked one by one, so that one bad object spoils no other.
-//! Pure; called by the directory source and by tests.
+//! Pure; called by the sources and by tests.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -110,6 +110,14 @@ pub fn parse(text: &str) -> Parsed {
             Err(fault) => parsed.results.push(Err(fault)),
         }
     }
+    parsed
+}
+
+/// Reads one object of a kind that is known without its envelope, as an API server lists it.
+#[must_use]
+pub fn read(kind: Kind, value: Value) -> Parsed {
+    let mut parsed = Parsed::default();
+    object(kind, value, &mut parsed);
     parsed
 }
 
