@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes image archives in $T/images from programs, without a registry: those that stand for Kubernetes' own and for the
-# applications of the tests. IMAGES names a directory with further archives (`make images` fills one with ours).
+# applications of the tests. POD names the program that those run (e2e/examples/pod), IMAGES a directory with further archives (`make images` fills one with ours).
 set -euo pipefail; . "$(dirname "$0")/env.sh"; mkdir -p $T/images; cd $T/images
 mk() { python3 $HERE/mkimage.py "$@"; }
 mk pause.tar $PAUSE_IMAGE --entrypoint '["/pause"]' --user 65535:65535 $BIN/pause=/pause
@@ -8,7 +8,7 @@ mk pause.tar $PAUSE_IMAGE --entrypoint '["/pause"]' --user 65535:65535 $BIN/paus
 mk tools.tar e2e.local/tools:1 --ldd --entrypoint '["/bin/sleep"]' --cmd '["infinity"]' \
   --text "/etc/passwd=root:x:0:0:root:/root:/bin/sh" --text "/etc/nsswitch.conf=hosts: files dns" \
   $(for a in sh ls cat sleep wget nc nslookup httpd ps env hostname id grep tar mount netstat ping; do echo --link /bin/$a=/bin/busybox; done) \
-  /bin/busybox /usr/bin/curl /sbin/ip=/sbin/ip /usr/sbin/nft=/sbin/nft $(ls /lib/x86_64-linux-gnu/libnss_{dns,files}.so.2 2>/dev/null)
+  ${POD:+$POD=/bin/pod} /bin/busybox /usr/bin/curl /sbin/ip=/sbin/ip /usr/sbin/nft=/sbin/nft $(ls /lib/x86_64-linux-gnu/libnss_{dns,files}.so.2 2>/dev/null)
 [ ! -e $BIN/coredns ] || mk coredns.tar e2e.local/coredns:1 --entrypoint '["/coredns"]' $BIN/coredns=/coredns
 # The conformance images, under the names that the suite's manifests use: their repository is read from there.
 if [ -e $BIN/echo-basic ]; then

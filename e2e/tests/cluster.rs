@@ -3,6 +3,8 @@
 
 #[path = "cluster/bed.rs"]
 mod bed;
+#[path = "cluster/counts.rs"]
+mod counts;
 #[path = "cluster/echo.rs"]
 mod echo;
 #[path = "cluster/first.rs"]

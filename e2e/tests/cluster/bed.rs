@@ -248,6 +248,61 @@ impl Bed {
         self.helm(&arguments).map(drop)
     }
 
+    /// Our mesh, installed by whoever needs it first.
+    pub fn meshed(&self) -> Result<()> {
+        if !self
+            .helm(&["list", "-n", SYSTEM, "-q"])?
+            .contains("causeway")
+        {
+            self.install(&[])?;
+        }
+        for workload in [
+            "deploy/causeway-control-plane",
+            "ds/istio-cni-node",
+            "ds/ztunnel",
+        ] {
+            self.rollout(SYSTEM, workload)?;
+        }
+        Ok(())
+    }
+
+    /// Pods of a namespace, and whether each says that it is captured.
+    pub fn captured(&self, namespace: &str) -> Result<Vec<(String, bool)>> {
+        let path = r#"jsonpath={range .items[*]}{.metadata.name}={.metadata.annotations.ambient\.istio\.io/redirection}{"\n"}{end}"#;
+        let pods = self.kubectl(&["get", "pod", "-n", namespace, "-o", path])?;
+        let pods: Vec<_> = pods
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .collect();
+        ensure!(!pods.is_empty(), "no pods in {namespace}");
+        Ok(pods
+            .into_iter()
+            .map(|(pod, state)| (pod.to_owned(), state == "enabled"))
+            .collect())
+    }
+
+    /// The cluster address of a service.
+    pub fn service_address(&self, namespace: &str, name: &str) -> Result<String> {
+        self.kubectl(&[
+            "get",
+            "service",
+            "-n",
+            namespace,
+            name,
+            "-o",
+            "jsonpath={.spec.clusterIP}",
+        ])
+    }
+
+    /// Begins a command in a pod, `namespace/pod`.
+    pub fn begin_exec(&self, pod: &str, command: &[&str]) -> Result<std::process::Child> {
+        let (namespace, pod) = pod.split_once('/').context("namespace/pod")?;
+        let mut exec = self.command("kubectl");
+        exec.args(["exec", "-n", namespace, pod, "--"])
+            .args(command);
+        Ok(exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    }
+
     /// The address of the pod with a label on a node.
     pub fn pod_address(&self, namespace: &str, label: &str, node: &str) -> Result<String> {
         let field = format!("spec.nodeName={node}");

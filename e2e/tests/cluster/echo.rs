@@ -31,7 +31,7 @@ spec:
       - name: web
         image: e2e.local/tools:1
         imagePullPolicy: IfNotPresent
-        command: [/bin/sh, -c, "mkdir -p /tmp/w && echo plainly from $NODE > /tmp/w/index.html && exec httpd -f -p 8080 -h /tmp/w"]
+        command: [/bin/pod, serve, "8080"]
         env: [{{name: NODE, valueFrom: {{fieldRef: {{fieldPath: spec.nodeName}}}}}}]
         ports: [{{containerPort: 8080}}]
         readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}

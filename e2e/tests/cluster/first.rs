@@ -99,17 +99,9 @@ fn fetch_from_both(bed: &Bed) -> Result<()> {
 }
 
 fn captured(bed: &Bed, namespace: &str) -> Result<()> {
-    let path = r#"jsonpath={range .items[*]}{.metadata.name}={.metadata.annotations.ambient\.istio\.io/redirection}{"\n"}{end}"#;
-    let pods = bed.kubectl(&["get", "pod", "-n", namespace, "-o", path])?;
-    let open: Vec<&str> = pods
-        .lines()
-        .filter(|pod| !pod.ends_with("=enabled"))
-        .collect();
-    ensure!(
-        open.is_empty() && !pods.is_empty(),
-        "not captured: {}",
-        open.join(", ")
-    );
+    for (pod, captured) in bed.captured(namespace)? {
+        ensure!(captured, "{pod} is not captured");
+    }
     Ok(())
 }
 
