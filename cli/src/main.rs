@@ -1,7 +1,7 @@
 //! The `causeway` command. Parses arguments, calls the verb, turns its error into an exit code.
 use std::process::ExitCode;
 
-use causeway_cli::demo;
+use causeway_cli::{demo, probe};
 use clap::{Parser, Subcommand};
 
 /// Tools for the Causeway mesh.
@@ -16,11 +16,16 @@ struct Arguments {
 enum Verb {
     /// Run the whole mesh on this machine: two nodes as network namespaces, the real binaries, real traffic.
     Demo(demo::Arguments),
+    /// Say whether places can be reached from here.
+    Probe(probe::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Verb::Demo(arguments) = Arguments::parse().verb;
-    match demo::run(&arguments) {
+    let outcome = match Arguments::parse().verb {
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Probe(arguments) => probe::run(&arguments),
+    };
+    match outcome {
         Ok(code) => code,
         Err(fault) => {
             #[allow(

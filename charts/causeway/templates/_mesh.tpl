@@ -1,4 +1,21 @@
-{{/* Whether there are Gateways, now or by this release's own definitions. */}}
-{{- define "causeway.hasGateway" -}}
-{{- if or (.Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/Gateway") (and .Values.crds.enabled (.Values.crds).gatewayApi) -}}true{{- end -}}
+{{- define "causeway.test" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: {{ . | quote }}
+{{- end -}}
+
+{{- define "causeway.testPod" -}}
+runAsNonRoot: true
+{{- if ne (include "causeway.platform" .) "openshift" }}
+runAsUser: 1337
+runAsGroup: 1337
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "causeway.testContainer" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
 {{- end -}}
