@@ -8,7 +8,7 @@
 {{- fail (printf "platform: %q is not known; allowed are %s" $platform (keys (omit $tables "default") | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- $own := get $tables $platform | default dict -}}
-{{ coalesce (get $root.Values $name | toString) (get $own $name) (get $tables.default $name) "" }}
+{{ coalesce (get $root.Values $name | toString) (get $own $name) (get $tables.default $name) | default "" }}
 {{- end -}}
 
 {{- define "cni.seLinux" -}}
