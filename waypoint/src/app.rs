@@ -7,7 +7,7 @@ use crate::listener;
 use crate::node;
 use crate::proxy::{Proxy, Times};
 use crate::report::{Metrics, Reporter};
-use crate::settings::Waypoint;
+use crate::settings::{Listening, Waypoint};
 use crate::state::types;
 use crate::upstream::Upstream;
 use crate::upstream::dial::{Certificates, Dialer, Peers};
@@ -30,7 +30,9 @@ use tokio_util::sync::CancellationToken;
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// Runs the waypoint until it is told to stop.
-pub async fn run(settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
+pub async fn run(mut settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
+    let interfaces = runtime::interface_addresses().context("addresses of this pod")?;
+    settings.own = settings.own.at(interfaces);
     let shutdown = Shutdown::new();
     runtime::shutdown::signals(&shutdown)?;
     let readiness = Readiness::new();
@@ -41,21 +43,14 @@ pub async fn run(settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
     );
     let config = Config::default();
     let (certificates, store) = certificates(&settings, &shutdown)?;
-    let proxy = proxy(
-        &settings,
-        &config,
-        &certificates,
-        &registry,
-        logs,
-        &shutdown,
-    )?;
     let common = Common {
         readiness: readiness.clone(),
         metrics: registry,
         logs: logs.clone(),
         shutdown: shutdown.clone(),
     };
-    serve_operators(&settings, common, &proxy, &certificates).await?;
+    let proxy = proxy(&settings, &config, &certificates, &common)?;
+    serve_operators(&settings.listening, common, &proxy, &certificates).await?;
 
     let client = xds::client::ClientConfig {
         node: node::node(&settings.own),
@@ -94,7 +89,7 @@ pub async fn run(settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
             }
         }
     }));
-    runtime::shutdown::run_to_end(&shutdown, &readiness, settings.drain).await;
+    runtime::shutdown::run_to_end(&shutdown, &readiness, settings.drain.deadline).await;
     Ok(Exit::Clean)
 }
 
@@ -120,10 +115,9 @@ fn proxy(
     settings: &Waypoint,
     config: &Config,
     certificates: &Certificates,
-    registry: &Registry,
-    logs: &Logs,
-    shutdown: &Shutdown,
+    common: &Common,
 ) -> anyhow::Result<Arc<Proxy>> {
+    let shutdown = &common.shutdown;
     let files = runtime::raise_open_files().context("file descriptor limit")?;
     let snapshot = config.snapshot();
     let peers: Peers = {
@@ -141,19 +135,22 @@ fn proxy(
         changes: config.changes(),
         upstream: Upstream::new(dialer, shutdown.clone()),
         reporter: Reporter {
-            metrics: Metrics::register(registry),
-            lines: logs.lines(),
+            metrics: Metrics::register(&common.metrics),
+            lines: common.logs.lines(),
             told: Arc::default(),
         },
         shutdown: shutdown.clone(),
-        times: Times::default(),
+        times: Times {
+            linger: settings.drain.linger,
+            ..Times::default()
+        },
         admission: Admission::new(Limits::within(files)),
         started: Instant::now(),
     }))
 }
 
 async fn serve_operators(
-    settings: &Waypoint,
+    listening: &Listening,
     common: Common,
     proxy: &Arc<Proxy>,
     certificates: &Certificates,
@@ -172,14 +169,15 @@ async fn serve_operators(
     let shutdown = common.shutdown.clone();
     let readiness = Router::new().readiness(&common.readiness);
     let operators = Router::new().common(&common).route("/config_dump", dump);
-    serve(settings.listening.readiness, readiness, &shutdown).await?;
-    serve(
-        settings.listening.stats,
-        Router::new().metrics(&common.metrics),
-        &shutdown,
-    )
-    .await?;
-    serve(settings.listening.admin, operators, &shutdown).await
+    serve(listening.readiness, readiness, &shutdown).await?;
+    let metrics = Router::new().metrics(&common.metrics);
+    for address in [Some(listening.stats), listening.envoy_stats]
+        .into_iter()
+        .flatten()
+    {
+        serve(address, metrics.clone(), &shutdown).await?;
+    }
+    serve(listening.admin, operators, &shutdown).await
 }
 
 async fn serve(address: SocketAddr, router: Router, shutdown: &Shutdown) -> anyhow::Result<()> {
@@ -202,12 +200,12 @@ async fn listen(proxy: &Proxy, inbound: Option<SocketAddr>) -> anyhow::Result<Ve
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
+    // LDS names an address of each family, so that one of IPv6 takes no IPv4.
+    let only_v6 = inbound.is_none();
     let addresses = inbound.map_or_else(|| terminate.addresses.clone(), |address| vec![address]);
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("HBONE listener {address}"))?;
+        let listener = runtime::accept::listen(address, only_v6).context("HBONE listener")?;
         let address = listener.local_addr()?;
         tracing::info!(%address, "listening for HBONE");
         listeners.push(listener);

@@ -5,6 +5,7 @@
 mod tests;
 
 use crate::admission::Admitted;
+use crate::download::Download;
 use crate::filters::rbac;
 use crate::io::{self, Io, Rewind, Spoken, sniff};
 use crate::keepalive;
@@ -20,6 +21,7 @@ use crate::upstream::dial::{Certificates, check_peer};
 use crate::verdict;
 use hbone::headers::ConnectResponse;
 use hbone::tokio::server::{self, Responder};
+use http::{HeaderValue, StatusCode, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::{Certificate, Identity};
@@ -39,12 +41,14 @@ const DENIED: u16 = 403;
 /// Streams of one inner HTTP/2 connection.
 const INNER_STREAMS: u32 = 100;
 
-/// Accepts carriers until drain.
+/// Accepts carriers until a drain has lingered: callers learn only by and by that we are going. Those that come during
+/// the drain are told so at once, and what they brought is served.
 pub async fn run(proxy: Arc<Proxy>, listener: TcpListener, certificates: Certificates) {
     let room = Arc::new(Semaphore::new(proxy.admission.limits.handshakes));
+    let mut lingered = std::pin::pin!(proxy.lingered());
     loop {
         let accepted = tokio::select! {
-            () = proxy.shutdown.draining() => return,
+            () = &mut lingered => return,
             accepted = next(&listener, &room) => accepted,
         };
         match accepted {
@@ -284,8 +288,12 @@ async fn http(
             let busy = pace.request();
             let request = (request, pace.upload());
             let work = request::serve(proxy.clone(), tunnel.clone(), chain.clone(), request);
+            let shutdown = proxy.shutdown.clone();
             async move {
-                let response = Box::pin(work).await;
+                let mut response = Box::pin(work).await;
+                if spoken == Spoken::Http1 && shutdown.is_draining() {
+                    farewell(&mut response);
+                }
                 Ok::<_, std::convert::Infallible>(response.map(|body| body.of(busy)))
             }
         })
@@ -297,7 +305,12 @@ async fn http(
             .max_concurrent_streams(INNER_STREAMS);
         builder.max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX));
         let connection = builder.serve_connection(TokioIo::new(io), service);
-        drive(&proxy, &pace, idle, connection, |it| it.graceful_shutdown()).await
+        let parting = proxy.shutdown.draining();
+        let times = (idle, parting);
+        drive(&proxy, &pace, times, connection, |it| {
+            it.graceful_shutdown()
+        })
+        .await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         // Its own timer would run from the last answer on, and let an idle connection go with a late head.
@@ -309,25 +322,39 @@ async fn http(
         let pace_ = pace.clone();
         let io = TokioIo::new(Paced { io, pace: pace_ });
         let connection = builder.serve_connection(io, service).with_upgrades();
-        drive(&proxy, &pace, idle, connection, |it| it.graceful_shutdown()).await
+        // Without a GOAWAY an idle connection is closed under the next request: it is said with an answer instead.
+        let parting = proxy.lingered();
+        let times = (idle, parting);
+        drive(&proxy, &pace, times, connection, |it| {
+            it.graceful_shutdown()
+        })
+        .await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "inner connection ended");
     }
 }
 
-/// Runs an inner connection to its end: its own, a drain's, or that of our patience.
+/// Tells an HTTP/1 client that this is the last answer on its connection.
+fn farewell(response: &mut http::Response<Download>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+}
+
+/// Runs an inner connection to its end: its own, at `parting`, or that of our patience.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     proxy: &Proxy,
     pace: &Pace,
-    idle: Duration,
+    (idle, parting): (Duration, impl Future<Output = ()>),
     connection: C,
     finish: fn(Pin<&mut C>),
 ) -> hyper::Result<()> {
     let mut connection = std::pin::pin!(connection);
     let overdue = tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = proxy.shutdown.draining() => None,
+        () = parting => None,
         overdue = pace.overdue(idle, proxy.times.head) => Some(overdue),
     };
     match overdue {

@@ -5,6 +5,7 @@ use runtime::settings::Settings;
 use std::io::Write as _;
 use std::process::ExitCode;
 use waypoint::app;
+use waypoint::arguments::Arguments;
 use waypoint::settings::{self, Waypoint};
 
 #[global_allocator]
@@ -13,12 +14,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const HELP: &str = "\
 waypoint: the L7 proxy of an ambient mesh
 
-usage: waypoint [proxy [waypoint]] [ignored arguments]   run the proxy (the default)
-       waypoint version                                  print what this build is
-       waypoint settings                                 print all settings as a table
-       waypoint help                                     print this
+usage: waypoint [proxy [waypoint]] [arguments]   run the proxy (the default)
+       waypoint version                          print what this build is
+       waypoint settings                         print all settings as a table
+       waypoint help                             print this
 
-Settings come from the environment; docs/configuration.md lists them.
+Settings come from the environment; docs/configuration.md lists them. Of pilot-agent's arguments --domain,
+--serviceCluster, --concurrency, --log_as_json and --log_output_level mean what they mean there; others are let pass.
 ";
 
 fn main() -> ExitCode {
@@ -40,7 +42,8 @@ fn main() -> ExitCode {
 }
 
 fn proxy() -> Exit {
-    let settings = match settings::read(Settings::from_process()) {
+    let arguments = Arguments::parse(std::env::args().skip(2));
+    let settings = match settings::read(Settings::from_process(), &arguments) {
         Ok((settings, _)) => settings,
         Err(faults) => {
             complain(&format!("{faults}\n"));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Times of the data path; constants but in tests.
+/// Times of the data path; constants but in tests, and but for `linger`.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
     /// How long the first bytes of a connection may keep us waiting before it is taken for TCP.
@@ -22,6 +22,8 @@ pub struct Times {
     pub head: Duration,
     /// How long a connection may be without a request where the configuration does not say; Envoy's hour.
     pub idle: Duration,
+    /// So long after the begin of a drain new connections are still taken and idle ones kept: the setting.
+    pub linger: Duration,
     /// How often the bytes of live TCP connections are added to the metrics.
     pub report: Duration,
 }
@@ -34,6 +36,7 @@ impl Default for Times {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(60),
             idle: Duration::from_secs(3600),
+            linger: Duration::ZERO,
             report: Duration::from_secs(5),
         }
     }
@@ -60,6 +63,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Ends when a drain has gone on for so long that nobody is expected to come any more.
+    pub async fn lingered(&self) {
+        self.shutdown.draining().await;
+        tokio::time::sleep(self.times.linger).await;
+    }
+
     /// Time since the start.
     pub fn now(&self) -> Duration {
         self.started.elapsed()

@@ -55,6 +55,8 @@ impl Waypoint {
                 ("WAYPOINT_INBOUND_ADDR", "127.0.0.1:0"),
                 ("ADMIN_ADDR", "127.0.0.1:0"),
                 ("STATS_ADDR", "127.0.0.1:0"),
+                ("ENVOY_PROMETHEUS_PORT", "0"),
+                ("MINIMUM_DRAIN_DURATION", "0s"),
                 ("READINESS_ADDR", "127.0.0.1:0"),
             ])
             .stdout(Stdio::piped())

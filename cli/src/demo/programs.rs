@@ -135,6 +135,8 @@ pub fn waypoint(binaries: &Path, paths: &Paths, pod: &Pod) -> Program {
             ("SERVICE_ACCOUNT", pod.name.to_owned()),
             ("INSTANCE_IP", pod.address.to_string()),
             ("GATEWAY_NAME", pod.name.to_owned()),
+            // The demo ends as a whole: nobody has to be sent elsewhere first.
+            ("MINIMUM_DRAIN_DURATION", "0s".to_owned()),
             ("XDS_ADDRESS", control_address()),
             ("CA_ADDRESS", control_address()),
             ("XDS_ROOT_CA", root_certificate(paths)),

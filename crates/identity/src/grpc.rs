@@ -76,20 +76,44 @@ pub enum GrpcError {
     Header(String),
 }
 
-/// Sets up a channel; nothing is dialled yet. Must be called within a tokio runtime.
-pub fn channel(config: GrpcConfig) -> Result<GrpcChannel, GrpcError> {
-    let bad_address = || GrpcError::Address(config.address.clone());
-    let target: Uri = config.address.parse().map_err(|_| bad_address())?;
-    let authority = target.authority().ok_or_else(bad_address)?.to_string();
+impl GrpcConfig {
+    /// Everything for which [`channel`] would refuse this, so that settings can tell all of it at once.
+    #[must_use]
+    pub fn check(&self) -> Vec<GrpcError> {
+        let address = target(&self.address).err();
+        let header = |(name, value): &(String, String)| {
+            header(name, value.clone())
+                .is_none()
+                .then(|| GrpcError::Header(name.clone()))
+        };
+        let headers = self.headers.iter().filter_map(header);
+        address.into_iter().chain(headers).collect()
+    }
+}
+
+/// What an address says: the whole of it, the same for the connector, and whether TLS is to be spoken.
+fn target(address: &str) -> Result<(Uri, Uri, bool), GrpcError> {
+    let bad = || GrpcError::Address(address.to_owned());
+    let target: Uri = address.parse().map_err(|_| bad())?;
+    let authority = target.authority().ok_or_else(bad)?;
     let tls = match target.scheme_str() {
         Some("https") => true,
         Some("http") => false,
-        _ => return Err(bad_address()),
+        _ => return Err(bad()),
     };
     // The connector does the TLS; tonic, when built with TLS of its own, refuses an https target.
-    let plain: Uri = format!("http://{authority}")
-        .parse()
-        .map_err(|_| bad_address())?;
+    let plain = format!("http://{authority}").parse().map_err(|_| bad())?;
+    Ok((target, plain, tls))
+}
+
+fn header(name: &str, value: String) -> Option<(AsciiMetadataKey, AsciiMetadataValue)> {
+    let key = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes()).ok()?;
+    Some((key, AsciiMetadataValue::try_from(value).ok()?))
+}
+
+/// Sets up a channel; nothing is dialled yet. Must be called within a tokio runtime.
+pub fn channel(config: GrpcConfig) -> Result<GrpcChannel, GrpcError> {
+    let (target, plain, tls) = target(&config.address)?;
     let endpoint = Endpoint::from(plain)
         .origin(target)
         .http2_keep_alive_interval(PING_INTERVAL)
@@ -118,10 +142,7 @@ impl Credentials {
         let cluster = cluster.filter(|(_, id)| !id.is_empty());
         let mut fixed = Vec::new();
         for (name, value) in config.headers.iter().cloned().chain(cluster) {
-            let bad = |_| GrpcError::Header(name.clone());
-            let key = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes());
-            let key = key.map_err(|_| GrpcError::Header(name.clone()))?;
-            fixed.push((key, AsciiMetadataValue::try_from(value).map_err(bad)?));
+            fixed.push(header(&name, value).ok_or(GrpcError::Header(name))?);
         }
         Ok(Self {
             token: config.token.clone(),

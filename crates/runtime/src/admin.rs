@@ -106,13 +106,8 @@ impl Server {
     /// # Errors
     /// When the address is taken; the text names it.
     pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
-        let bound = TcpListener::bind(address).await;
-        let named = |e: std::io::Error| {
-            std::io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))
-        };
-        Ok(Self {
-            listener: bound.map_err(named)?,
-        })
+        let listener = crate::accept::listen(address, false)?;
+        Ok(Self { listener })
     }
 
     /// The address that was bound.

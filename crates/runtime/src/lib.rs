@@ -23,4 +23,5 @@ pub mod shutdown;
 pub use readiness::Readiness;
 pub use settings::Settings;
 pub use shutdown::Shutdown;
+pub use sys::interfaces::addresses as interface_addresses;
 pub use sys::limits::raise_open_files;

@@ -9,6 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
 use crate::access;
+use crate::settings::Settings;
 
 mod format;
 
@@ -50,6 +51,16 @@ pub struct Logs {
     initial: String,
     lines: access::Writer,
 }
+
+/// Reads the setting `RUST_LOG`: a filter that [`init`] will take.
+pub fn filter(settings: &mut Settings<'_>, default: &str, meaning: &str) -> String {
+    settings.parsed("RUST_LOG", default.to_owned(), FILTER, meaning, |text| {
+        parse_filter(text).is_ok().then(|| text.to_owned())
+    })
+}
+
+const FILTER: &str =
+    "a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) or `target=level`, comma separated";
 
 /// Starts logging for the process.
 ///

@@ -6,6 +6,8 @@
 pub mod child;
 /// Who is on the other end of a Unix socket (SO_PEERCRED).
 pub mod credentials;
+/// Addresses of interfaces.
+pub mod interfaces;
 /// Process limits.
 pub mod limits;
 /// Network namespaces.

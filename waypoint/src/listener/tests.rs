@@ -2,6 +2,7 @@
 //! Long because it is one table of cases over one world.
 
 mod bounds;
+mod drain;
 mod policies;
 mod telemetry;
 mod warming;

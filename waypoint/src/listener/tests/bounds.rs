@@ -166,7 +166,8 @@ async fn a_request_that_crosses_the_farewell_of_an_idle_connection_is_served() {
             let end = Box::pin(tokio::time::sleep(Duration::from_secs(60)));
             it.request = it.comes.then(|| (it.pace.request(), end));
         };
-        drive(&world.proxy, &pace, IDLE, connection, finish)
+        let parting = world.proxy.shutdown.draining();
+        drive(&world.proxy, &pace, (IDLE, parting), connection, finish)
             .await
             .unwrap();
         assert_eq!(since.elapsed(), IDLE + expected);

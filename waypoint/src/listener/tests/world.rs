@@ -82,6 +82,8 @@ pub struct Changes {
     pub endpoints: Option<Vec<&'static str>>,
     /// What peers may hold.
     pub limits: Option<Limits>,
+    /// How long a drain lingers.
+    pub linger: Duration,
 }
 
 impl World {
@@ -114,6 +116,7 @@ impl World {
         let times = Times {
             sniff: Duration::from_millis(100),
             report: Duration::from_millis(20),
+            linger: changes.linger,
             ..Times::default()
         };
         let upstream = Upstream::new(dialer, shutdown.clone());
