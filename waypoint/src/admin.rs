@@ -1,117 +1,124 @@
-//! What operators can ask: the compiled configuration as JSON. Certificates appear as facts, never as keys.
+//! What operators and `istioctl proxy-config` ask on the admin port, in Envoy's shapes: `/config_dump`, `/clusters`,
+//! `/listeners`, `/server_info`, `/ready`; and `/compiled`, what the data path works by. Keys stand nowhere.
 
-use crate::model::cluster::Discovery;
-use crate::model::listener::{ChainKind, HttpFilter, RouteSource};
-use crate::model::route::{RouteAction, RouteTable};
-use crate::state::Snapshot;
-use identity::Certificate;
+mod clusters;
+pub mod compiled;
+mod config_dump;
+mod message;
+
+use crate::config::Config;
+use crate::proxy::Proxy;
+use crate::upstream::dial::Certificates;
+use http::StatusCode;
+use runtime::Readiness;
+use runtime::admin::{Request, Response, Router, json_response, query, text_response};
 use serde_json::{Value, json};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::Semaphore;
 
-/// The configuration in force.
-pub fn dump(snapshot: &Snapshot, certificate: Option<&Certificate>, now: Duration) -> Value {
-    let mut chains: Vec<_> = snapshot.inbound.chains.values().collect();
-    chains.sort_by(|a, b| a.name.cmp(&b.name));
-    let chains: Vec<Value> = chains
-        .into_iter()
-        .map(|chain| match &chain.kind {
-            ChainKind::Http(http) => json!({
-                "name": &*chain.name,
-                "protocol": "http",
-                "filters": http.filters.iter().map(filter).collect::<Vec<_>>(),
-                "routes": match &http.routes {
-                    RouteSource::Inline(table) => routes(table),
-                    RouteSource::Named(name) => json!({ "rds": &**name }),
-                },
-            }),
-            ChainKind::Tcp(tcp) => json!({
-                "name": &*chain.name,
-                "protocol": "tcp",
-                "policies": tcp.rbac.iter().filter_map(|filter| filter.rules.as_ref()).map(policies).collect::<Vec<_>>(),
-                "clusters": tcp.targets.iter().map(|(name, weight)| json!({"name": &**name, "weight": weight})).collect::<Vec<_>>(),
-            }),
-        })
-        .collect();
-    let mut clusters: Vec<_> = snapshot.clusters.values().collect();
-    clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-    let clusters: Vec<Value> = clusters
-        .into_iter()
-        .map(|live| {
-            let hosts = live.hosts.iter().map(|host| {
-                json!({
-                    "target": format!("{:?}", host.endpoint.target),
-                    "health": format!("{:?}", host.endpoint.health),
-                    "weight": host.endpoint.weight,
-                    "priority": host.endpoint.priority,
-                    "ejected": host.is_ejected(now),
-                    "workload": &*host.endpoint.workload.name,
-                })
-            });
-            json!({
-                "name": &*live.config.name,
-                "balance": format!("{:?}", live.config.balance),
-                "discovery": match &live.config.discovery {
-                    Discovery::Eds(name) => format!("EDS {name}"),
-                    Discovery::Static(_) => "static".into(),
-                    Discovery::Passthrough => "passthrough".into(),
-                    Discovery::Fixed => "fixed".into(),
-                },
-                "endpoints": hosts.collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    json!({
-        "generation": snapshot.generation,
-        "listening": snapshot.terminate.as_ref().map(|terminate| terminate.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()),
-        "chains": chains,
-        "clusters": clusters,
-        "certificate": certificate.map(certificate_facts),
-    })
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// The data path, and the snapshot that it works by.
+    pub proxy: Arc<Proxy>,
+    /// The resources as they were sent.
+    pub config: Config,
+    /// Our certificate.
+    pub certificates: Certificates,
+    /// Whether we are ready.
+    pub readiness: Readiness,
+    /// Who we told the control plane that we are, as JSON.
+    pub node: Arc<Value>,
+    /// When we started.
+    pub started: SystemTime,
 }
 
-fn filter(filter: &HttpFilter) -> Value {
-    match filter {
-        HttpFilter::Rbac(rbac) => json!({
-            "rbac": rbac.rules.as_ref().map(policies),
-            "dry_run": rbac.shadow.as_ref().map(policies),
+type Page = fn(&Pages, &Request) -> Response;
+
+/// Adds the pages.
+pub fn routes(router: Router, pages: &Pages) -> Router {
+    // A dump of a large mesh takes memory: one at a time, and away from the tasks that carry requests.
+    let turn = Arc::new(Semaphore::new(1));
+    let page = |router: Router, path: &str, write: Page| {
+        let (pages, turn) = (pages.clone(), turn.clone());
+        router.route(path, move |request| {
+            let (pages, turn) = (pages.clone(), turn.clone());
+            async move {
+                let Ok(permit) = turn.acquire_owned().await else {
+                    return text_response(StatusCode::SERVICE_UNAVAILABLE, "no dump any more\n");
+                };
+                let written = tokio::task::spawn_blocking(move || {
+                    let written = write(&pages, &request);
+                    drop(permit);
+                    written
+                });
+                let failed =
+                    |_| text_response(StatusCode::INTERNAL_SERVER_ERROR, "the dump failed\n");
+                written.await.unwrap_or_else(failed)
+            }
+        })
+    };
+    let pages: [(&str, Page); 6] = [
+        ("/config_dump", |pages, request| {
+            shown(&config_dump::write(pages, request))
         }),
-        HttpFilter::Fault => json!("fault"),
-        HttpFilter::Cors => json!("cors"),
+        ("/clusters", clusters::clusters),
+        ("/listeners", clusters::listeners),
+        ("/server_info", |pages, _| shown(&server_info(pages))),
+        ("/ready", |pages, _| ready(pages)),
+        ("/compiled", |pages, _| shown(&compiled(pages))),
+    ];
+    pages
+        .into_iter()
+        .fold(router, |router, (path, write)| page(router, path, write))
+}
+
+fn shown(value: &Value) -> Response {
+    json_response(format!("{value:#}\n"))
+}
+
+/// Does the request ask for JSON where text is the rule?
+fn wants_json(request: &Request) -> bool {
+    query(request, "format") == Some("json")
+}
+
+fn compiled(pages: &Pages) -> Value {
+    let certificate = (pages.certificates)();
+    compiled::dump(
+        &pages.proxy.snapshot.load(),
+        certificate.as_deref(),
+        pages.proxy.now(),
+    )
+}
+
+/// Envoy's words for where in its life a process is.
+fn state(pages: &Pages) -> &'static str {
+    match (
+        pages.proxy.shutdown.is_draining(),
+        pages.readiness.is_ready(),
+    ) {
+        (true, _) => "DRAINING",
+        (false, true) => "LIVE",
+        (false, false) => "INITIALIZING",
     }
 }
 
-fn policies(rules: &crate::model::Policies) -> Value {
-    let names: Vec<&str> = rules.policies.iter().map(|policy| &*policy.name).collect();
-    json!({ "action": format!("{:?}", rules.action), "policies": names })
-}
-
-fn routes(table: &RouteTable) -> Value {
-    let hosts = table.hosts.iter().map(|host| {
-        let routes = host.routes.iter().map(|route| {
-            let action = match &route.action {
-                RouteAction::Forward(forward) => {
-                    let targets = forward.targets.iter();
-                    json!(targets.map(|t| json!({"cluster": &*t.cluster, "weight": t.weight})).collect::<Vec<_>>())
-                }
-                RouteAction::Redirect(redirect) => json!({ "redirect": redirect.status.as_u16() }),
-                RouteAction::Direct { status, .. } => json!({ "direct_response": status.as_u16() }),
-            };
-            json!({ "name": &*route.name, "path": format!("{:?}", route.matches.path), "action": action })
-        });
-        json!({ "domains": host.domains, "routes": routes.collect::<Vec<_>>() })
-    });
-    json!({ "name": &*table.name, "hosts": hosts.collect::<Vec<_>>() })
-}
-
-fn certificate_facts(certificate: &Certificate) -> Value {
-    let seconds = |time: std::time::SystemTime| {
-        time.duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs())
+fn ready(pages: &Pages) -> Response {
+    let status = match state(pages) {
+        "LIVE" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     };
+    text_response(status, format!("{}\n", state(pages)))
+}
+
+fn server_info(pages: &Pages) -> Value {
+    let uptime = format!("{}s", pages.proxy.now().as_secs());
     json!({
-        "identity": certificate.identity().uri(),
-        "serial": certificate.serial(),
-        "not_before": seconds(certificate.not_before()),
-        "not_after": seconds(certificate.not_after()),
+        "version": concat!("causeway-waypoint/", env!("CARGO_PKG_VERSION")),
+        "state": state(pages),
+        "uptime_current_epoch": uptime,
+        "uptime_all_epochs": uptime,
+        "node": &*pages.node,
     })
 }

@@ -1,6 +1,6 @@
 //! Wiring: settings → certificates, ADS, HBONE listener, admin, readiness, drain. Nothing is decided here.
 
-use crate::admin;
+use crate::admin::{self, Pages};
 use crate::admission::{Admission, Limits};
 use crate::config::{Config, subscriptions};
 use crate::listener;
@@ -15,14 +15,14 @@ use anyhow::Context;
 use identity::Store;
 use identity::ca::CaClient;
 use identity::store::Priority;
-use runtime::admin::{Common, Router, Server, json_response};
+use runtime::admin::{Common, Router, Server};
 use runtime::exit::Exit;
 use runtime::logs::Logs;
 use runtime::metrics::Registry;
 use runtime::{Readiness, Shutdown};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,15 @@ pub async fn run(mut settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
         shutdown: shutdown.clone(),
     };
     let proxy = proxy(&settings, &config, &certificates, &common)?;
-    serve_operators(&settings.listening, common, &proxy, &certificates).await?;
+    let pages = Pages {
+        proxy: proxy.clone(),
+        config: config.clone(),
+        certificates: certificates.clone(),
+        readiness: readiness.clone(),
+        node: Arc::new(node::shown(&settings.own)),
+        started: SystemTime::now(),
+    };
+    serve_operators(&settings.listening, common, &pages).await?;
 
     let client = xds::client::ClientConfig {
         node: node::node(&settings.own),
@@ -152,23 +160,11 @@ fn proxy(
 async fn serve_operators(
     listening: &Listening,
     common: Common,
-    proxy: &Arc<Proxy>,
-    certificates: &Certificates,
+    pages: &Pages,
 ) -> anyhow::Result<()> {
-    let dump = {
-        let (proxy, certificates) = (proxy.clone(), certificates.clone());
-        move |_: runtime::admin::Request| {
-            let dump = admin::dump(
-                &proxy.snapshot.load(),
-                certificates().as_deref(),
-                proxy.now(),
-            );
-            std::future::ready(json_response(format!("{dump:#}\n")))
-        }
-    };
     let shutdown = common.shutdown.clone();
     let readiness = Router::new().readiness(&common.readiness);
-    let operators = Router::new().common(&common).route("/config_dump", dump);
+    let operators = admin::routes(Router::new().common(&common), pages);
     serve(listening.readiness, readiness, &shutdown).await?;
     let metrics = Router::new().metrics(&common.metrics);
     for address in [Some(listening.stats), listening.envoy_stats]

@@ -1,13 +1,16 @@
 //! Where ADS meets the compiled state: each push is applied resource by resource, published once, and the
 //! names of endpoint sets and route tables that are now wanted are asked for. Called by the xds client's task.
 
+pub mod held;
 #[cfg(test)]
 mod tests;
 
+use self::held::{Accepted, Held, Refused};
 use crate::state::{Snapshot, State, types};
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::watch;
 use xds::client::Handle;
 use xds::machine::Subscription;
@@ -31,6 +34,7 @@ pub struct Config {
     changed: watch::Sender<u64>,
     handle: Arc<OnceLock<Handle>>,
     asked: Arc<Mutex<Asked>>,
+    held: Arc<Mutex<Held>>,
 }
 
 #[derive(Default)]
@@ -43,6 +47,15 @@ impl Config {
     /// What the data path reads.
     pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
         self.snapshot.clone()
+    }
+
+    /// The resources as they were sent, for dumps.
+    pub fn held(&self) -> Held {
+        self.lock_held().clone()
+    }
+
+    fn lock_held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the generation of the snapshot, each time that it changes.
@@ -59,15 +72,34 @@ impl Config {
     pub fn apply(&self, type_url: &str, updates: Vec<ResourceUpdate>) -> Vec<Rejected> {
         let mut rejected = Vec::new();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = SystemTime::now();
         for update in updates {
             match update {
-                ResourceUpdate::Remove { name } => state.remove(type_url, &name),
-                ResourceUpdate::Upsert { name, body, .. } => {
-                    if let Err(reason) = state.upsert(type_url, &name, &body) {
+                ResourceUpdate::Remove { name } => {
+                    state.remove(type_url, &name);
+                    self.lock_held().remove(type_url, &name);
+                }
+                ResourceUpdate::Upsert {
+                    name,
+                    version,
+                    body,
+                } => match state.upsert(type_url, &name, &body) {
+                    Ok(()) => {
+                        let body = body.into();
+                        let accepted = Accepted { version, body, at };
+                        self.lock_held().accept(type_url, &name, accepted);
+                    }
+                    Err(reason) => {
                         tracing::warn!(resource = name, reason, "refused");
+                        let refused = Refused {
+                            version,
+                            reason: reason.clone(),
+                            at,
+                        };
+                        self.lock_held().refuse(type_url, &name, refused);
                         rejected.push(Rejected { name, reason });
                     }
-                }
+                },
             }
         }
         self.ask(&mut state);
@@ -90,6 +122,7 @@ impl Config {
         for (type_url, asked, wanted) in wanted {
             for name in change(handle, type_url, asked, wanted) {
                 state.remove(type_url, &name);
+                self.lock_held().remove(type_url, &name);
             }
         }
     }

@@ -9,6 +9,35 @@ use std::collections::BTreeMap;
 
 /// The node of a waypoint.
 pub fn node(own: &Own) -> Node {
+    Node {
+        id: id(own),
+        cluster: own.service_cluster.clone(),
+        metadata: Some(structure(metadata(own))),
+        ..Node::default()
+    }
+}
+
+/// The same for people.
+pub fn shown(own: &Own) -> Json {
+    serde_json::json!({
+        "id": id(own),
+        "cluster": own.service_cluster,
+        "metadata": metadata(own),
+        "user_agent_name": "causeway-waypoint",
+        "user_agent_version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+fn id(own: &Own) -> String {
+    let here = || std::net::IpAddr::from([127, 0, 0, 1]);
+    let (ip, namespace) = (
+        own.ips.first().copied().unwrap_or_else(here),
+        own.identity.namespace(),
+    );
+    format!("waypoint~{ip}~{}.{namespace}~{}", own.pod, own.domain)
+}
+
+fn metadata(own: &Own) -> Map<String, Json> {
     let (namespace, account) = (own.identity.namespace(), own.identity.service_account());
     let mut all = own.metadata.clone();
     let ips: Vec<String> = own.ips.iter().map(ToString::to_string).collect();
@@ -22,13 +51,7 @@ pub fn node(own: &Own) -> Node {
     all.extend(texts.map(|(key, text)| (key.to_owned(), Json::from(text))));
     let maps = [("LABELS", &own.labels), ("ANNOTATIONS", &own.annotations)];
     all.extend(maps.map(|(key, pairs)| (key.to_owned(), object(pairs))));
-    let ip = ips.first().map_or("127.0.0.1", String::as_str);
-    Node {
-        id: format!("waypoint~{ip}~{}.{namespace}~{}", own.pod, own.domain),
-        cluster: own.service_cluster.clone(),
-        metadata: Some(structure(all)),
-        ..Node::default()
-    }
+    all
 }
 
 fn object(pairs: &BTreeMap<String, String>) -> Json {

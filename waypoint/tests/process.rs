@@ -144,16 +144,7 @@ fn the_binary_gets_ready_serves_and_drains() {
     assert_eq!(ads.nacks(), vec![]);
     let node = ads.requests()[0].node.clone().unwrap();
     assert_eq!(node.id, "waypoint~127.0.0.1~wp-1.app~app.svc.cluster.local");
-    let (status, dump) = get(admin, "/config_dump");
-    assert_eq!(status, 200);
-    for text in [
-        "spiffe://cluster.local/ns/app/sa/wp",
-        "inbound-vip|80|http|echo",
-        "ns[app]-policy[l7]-rule[0]",
-    ] {
-        assert!(dump.contains(text), "{dump}");
-    }
-    assert!(!dump.contains("PRIVATE"));
+    compiled_and_sent_are_shown(admin);
     assert_eq!(get(stats, "/stats/prometheus").0, 200);
     let pid = waypoint.child.id().to_string();
     assert!(
@@ -164,6 +155,64 @@ fn the_binary_gets_ready_serves_and_drains() {
             .success()
     );
     assert!(waypoint.child.wait().unwrap().success());
+}
+
+fn compiled_and_sent_are_shown(admin: SocketAddr) {
+    let (status, compiled) = get(admin, "/compiled");
+    assert_eq!(status, 200);
+    for text in [
+        "spiffe://cluster.local/ns/app/sa/wp",
+        "inbound-vip|80|http|echo",
+        "ns[app]-policy[l7]-rule[0]",
+    ] {
+        assert!(compiled.contains(text), "{compiled}");
+    }
+    let (_, dump) = get(admin, "/config_dump?include_eds=true");
+    assert!(!(compiled + &dump).contains("PRIVATE"));
+    let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+    let count = |section: usize, key: &str| {
+        let all = dump["configs"][section][key].as_array();
+        all.unwrap_or_else(|| panic!("{key}: {dump:#}")).len()
+    };
+    let counts = [
+        (1, "dynamic_active_clusters", 8),
+        (1, "dynamic_warming_clusters", 0),
+        (2, "dynamic_listeners", 5),
+        (3, "static_route_configs", 4),
+        (3, "dynamic_route_configs", 0),
+        (4, "dynamic_active_secrets", 2),
+        (5, "dynamic_endpoint_configs", 3),
+    ];
+    for (section, key, want) in counts {
+        assert_eq!(count(section, key), want, "{key}");
+    }
+    let (_, masked) = get(
+        admin,
+        "/config_dump?mask=dynamic_listeners,static_listeners",
+    );
+    let masked: serde_json::Value = serde_json::from_str(&masked).unwrap();
+    assert_eq!(masked["configs"].as_array().unwrap().len(), 1);
+    let listener = &masked["configs"][0]["dynamic_listeners"][0];
+    assert_eq!(listener["name"], "connect_originate");
+    assert_eq!(
+        listener["active_state"]["listener"]["name"],
+        "connect_originate"
+    );
+    let (_, clusters) = get(admin, "/clusters?format=json");
+    let clusters: serde_json::Value = serde_json::from_str(&clusters).unwrap();
+    assert_eq!(clusters["cluster_statuses"].as_array().unwrap().len(), 8);
+    assert!(
+        get(admin, "/clusters")
+            .1
+            .contains("::health_flags::healthy")
+    );
+    assert!(
+        get(admin, "/listeners")
+            .1
+            .contains("connect_terminate::0.0.0.0:15008")
+    );
+    assert_eq!(get(admin, "/ready"), (200, "LIVE\n".to_owned()));
+    assert!(get(admin, "/server_info").1.contains("\"state\": \"LIVE\""));
 }
 
 #[test]

@@ -135,6 +135,12 @@ fn logging(logs: &Logs, request: &Request) -> Response {
         return refused;
     }
     let level = asked.map(|text| text.replace("%2C", ",").replace("%3D", "="));
+    // istioctl says them as Envoy does.
+    let level = level.map(|text| match text.as_str() {
+        "warning" => "warn".to_owned(),
+        "critical" => "error".to_owned(),
+        _ => text,
+    });
     let done = if reset || level.as_deref() == Some("reset") {
         logs.reset()
     } else {

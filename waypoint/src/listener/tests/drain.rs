@@ -35,7 +35,7 @@ async fn an_idle_http1_connection_outlives_the_begin_of_a_drain_and_ends_with_it
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();
-    let ended = tokio::spawn(connection);
+    let ended = world.proxy.shutdown.spawn_aside(connection);
     let first = answer(sender.send_request(get("/", &[])).await.unwrap()).await;
     assert_eq!((first.status, first.headers.get("connection")), (200, None));
     world.proxy.shutdown.drain();
@@ -43,7 +43,7 @@ async fn an_idle_http1_connection_outlives_the_begin_of_a_drain_and_ends_with_it
     let last = answer(sender.send_request(get("/", &[])).await.unwrap()).await;
     assert_eq!(last.status, 200);
     assert_eq!(last.headers["connection"], "close");
-    ended.await.unwrap().unwrap();
+    ended.await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -53,9 +53,9 @@ async fn an_idle_http1_connection_is_closed_when_the_drain_has_lingered() {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();
-    let ended = tokio::spawn(connection);
+    let ended = world.proxy.shutdown.spawn_aside(connection);
     let first = answer(sender.send_request(get("/", &[])).await.unwrap()).await;
     assert_eq!(first.status, 200);
     world.proxy.shutdown.drain();
-    ended.await.unwrap().unwrap();
+    ended.await.unwrap().unwrap().unwrap();
 }
