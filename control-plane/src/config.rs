@@ -68,7 +68,7 @@ impl Config {
             ),
             drain: s.duration("TERMINATION_DRAIN_DURATION", Duration::from_secs(5), "time for streams to end at SIGTERM"),
             log_format: s.choice("LOG_FORMAT", "plain", &formats, "format of log lines"),
-            log_filter: s.string("RUST_LOG", "info", "log level, or `target=level` parts"),
+            log_filter: logs::filter(s, "info", "what is logged"),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::logs::Format;
+use runtime::logs::{self, Format};
 use runtime::settings::{Faults, Setting, Settings};
 use serde_json::Value;
 use sys::socket::Keepalive;
@@ -118,11 +118,7 @@ impl Config {
         let xds = Xds::read(s, &own);
         let ca = Ca::read(s, &own);
         let admin = admin(s, ipv6);
-        let filter = s.string(
-            "RUST_LOG",
-            "info",
-            "Log filter: a level, or target=level parts.",
-        );
+        let filter = logs::filter(s, "info", "What is logged.");
         let words = [("plain", Format::Plain), ("json", Format::Json)];
         let format = s.choice("LOG_FORMAT", "plain", &words, "Layout of a log line.");
         let termination = termination(s);

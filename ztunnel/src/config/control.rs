@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::ca::CaConfig;
-use identity::grpc::{GrpcConfig, RootSource, Token};
+use identity::grpc::{GrpcConfig, GrpcError, RootSource, Token};
 use identity::tls::KeyExchange;
 use runtime::settings::Settings;
 
@@ -204,10 +204,10 @@ fn grpc(s: &mut Settings<'_>, own: &Own, names: &Names) -> GrpcConfig {
         "Address of {}; without a scheme, https.{}",
         names.what, names.empty
     );
-    let address = s.string(names.address, default, &meaning);
-    let address = match address.contains("://") || address.is_empty() {
-        true => address,
-        false => format!("https://{address}"),
+    let given = s.string(names.address, default, &meaning);
+    let address = match given.contains("://") || given.is_empty() {
+        true => given.clone(),
+        false => format!("https://{given}"),
     };
     let meaning = format!(
         "What the certificate of {} must chain to: a file, `SYSTEM`, or PEM.",
@@ -221,7 +221,7 @@ fn grpc(s: &mut Settings<'_>, own: &Own, names: &Names) -> GrpcConfig {
     let meaning =
         "Token for the control plane: a file (read again for each request) or the token itself.";
     let token = token(s.optional("AUTH_TOKEN", meaning));
-    GrpcConfig {
+    let config = GrpcConfig {
         address,
         root,
         alt_hostname: s.optional(names.alt, &alt),
@@ -232,8 +232,30 @@ fn grpc(s: &mut Settings<'_>, own: &Own, names: &Names) -> GrpcConfig {
             "The rest of the name becomes a gRPC header of each request.",
         ),
         mark: None,
+    };
+    check(s, names, &config, given);
+    config
+}
+
+/// What could never be dialled or sent is told with the other faults.
+fn check(s: &mut Settings<'_>, names: &Names, config: &GrpcConfig, given: String) {
+    // Empty means none, where that is allowed.
+    let none = given.is_empty() && !names.empty.is_empty();
+    for error in config.check() {
+        match error {
+            GrpcError::Address(_) if none => {}
+            GrpcError::Address(_) => s.fault(names.address, Some(given.clone()), ADDRESS),
+            GrpcError::Header(name) => {
+                let value = config.headers.iter().find(|(header, _)| *header == name);
+                let value = value.map(|(_, value)| value.clone());
+                s.fault(&format!("{}{name}", names.headers), value, HEADER);
+            }
+        }
     }
 }
+
+const ADDRESS: &str = "`host:port`, `https://host:port`, or `http://host:port` for plaintext";
+const HEADER: &str = "a name and a value that a gRPC header can carry";
 
 fn token(setting: Option<String>) -> Token {
     match setting {
