@@ -27,7 +27,7 @@ help:
 	@echo "make fuzz    each fuzz target guided by coverage for SECONDS_EACH seconds (60); TARGETS=\"model hpack\" picks some"
 	@echo "make build   release binaries into $(BIN)"
 	@echo "make charts  the Helm charts, packed into $(TARGET_DIR)/charts (VERSION=)"
-	@echo "make images  container images as OCI archives in $(TARGET_DIR)/images, without a container engine (HUB=, TAG=)"
+	@echo "make images  container images as OCI archives in $(TARGET_DIR)/images, without a container engine (HUB=, TAG=, IPTABLES=1)"
 
 setup:
 	@scripts/setup build
@@ -80,4 +80,4 @@ images: build
 	$(CARGO) rustc --release --locked -p cni-plugin --bin causeway-cni -- -C target-feature=+crt-static
 	install -D $(BIN)/causeway-cni $(TARGET_DIR)/images/static/causeway-cni
 	CARGO_TARGET_DIR=$(TARGET_DIR) scripts/image pack all --plugin $(TARGET_DIR)/images/static/causeway-cni \
-	  $(if $(HUB),--hub $(HUB)) $(if $(TAG),--tag $(TAG))
+	  $(if $(HUB),--hub $(HUB)) $(if $(TAG),--tag $(TAG)) $(if $(IPTABLES),--iptables)

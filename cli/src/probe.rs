@@ -214,7 +214,10 @@ mod tests {
 
     #[test]
     fn a_place_where_nobody_listens_cannot_be_connected_to() {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let (line, good) = outcome(&format!("tcp://{address}"), false);
         assert!(
             line.starts_with(&format!("cannot connect to {address}: ")) && !good,
@@ -224,7 +227,13 @@ mod tests {
 
     #[test]
     fn a_target_that_is_no_place_is_refused_with_what_is_wanted() {
-        for text in ["server:80", "http://server", "tcp://a:1/x", "udp://a:1", "http://a:b/"] {
+        for text in [
+            "server:80",
+            "http://server",
+            "tcp://a:1/x",
+            "udp://a:1",
+            "http://a:b/",
+        ] {
             assert_eq!(
                 text.parse::<Target>().unwrap_err(),
                 format!("{text}: wanted is http://HOST:PORT/PATH or tcp://HOST:PORT")

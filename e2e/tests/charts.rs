@@ -67,13 +67,7 @@ fn run(helm: &Path, arguments: &[&str]) -> Output {
 /// What `helm template` prints, without Helm's own remarks.
 fn render(helm: &Path, chart: &str, arguments: &[&str]) -> String {
     let path = format!("charts/{chart}");
-    let mut all = vec![
-        "template",
-        "causeway",
-        &path,
-        "--namespace",
-        "istio-system",
-    ];
+    let mut all = vec!["template", "causeway", &path, "--namespace", "istio-system"];
     all.extend(arguments);
     let out = run(helm, &all);
     assert!(
@@ -197,7 +191,8 @@ fn described(at: &str, values: &Value, schema: &Value, faults: &mut Vec<String>)
         let missing = properties
             .keys()
             .filter(|name| !values.contains_key(*name) && !elsewhere.contains(&name.as_str()));
-        faults.extend(missing.map(|name| format!("{at}.{name}: in the schema, not in values.yaml")));
+        faults
+            .extend(missing.map(|name| format!("{at}.{name}: in the schema, not in values.yaml")));
     }
 }
 
@@ -205,8 +200,9 @@ fn described(at: &str, values: &Value, schema: &Value, faults: &mut Vec<String>)
 fn schemas_describe_every_value_and_list_every_name() {
     let mut faults = Vec::new();
     for chart in CHARTS {
-        let schema: Value = serde_json::from_str(&read(format!("charts/{chart}/values.schema.json")))
-            .expect("a schema is JSON");
+        let schema: Value =
+            serde_json::from_str(&read(format!("charts/{chart}/values.schema.json")))
+                .expect("a schema is JSON");
         let values = yaml(&read(format!("charts/{chart}/values.yaml")));
         closed(chart, &schema, &mut faults);
         described(chart, &values, &schema, &mut faults);
@@ -245,7 +241,10 @@ fn dashboards_and_alerts_ask_for_metrics_that_exist() {
     let mut asked = 0;
     for chart in ["ztunnel", "cni", "control-plane"] {
         let rules = yaml(&read(format!("charts/{chart}/rules.yaml")));
-        assert!(rules["groups"][0]["rules"][0]["alert"].is_string(), "{chart}");
+        assert!(
+            rules["groups"][0]["rules"][0]["alert"].is_string(),
+            "{chart}"
+        );
         let mut texts = vec![rules.to_string()];
         for board in files(&format!("charts/{chart}/dashboards")) {
             let board: Value = serde_json::from_str(&read(&board)).expect("a dashboard is JSON");
@@ -254,10 +253,16 @@ fn dashboards_and_alerts_ask_for_metrics_that_exist() {
         }
         for name in texts.iter().flat_map(|text| metrics(text)) {
             asked += 1;
-            assert!(code.contains(&format!("\"{name}\"")), "{chart}: {name} is no metric of ours");
+            assert!(
+                code.contains(&format!("\"{name}\"")),
+                "{chart}: {name} is no metric of ours"
+            );
         }
     }
-    assert!(asked > 20, "only {asked} names were found in the expressions");
+    assert!(
+        asked > 20,
+        "only {asked} names were found in the expressions"
+    );
 }
 
 #[test]
@@ -266,7 +271,10 @@ fn every_chart_passes_helms_lint() {
     for chart in CHARTS {
         let out = run(&helm, &["lint", "--strict", &format!("charts/{chart}")]);
         let text = String::from_utf8_lossy(&out.stdout);
-        assert!(out.status.success() && text.contains("0 chart(s) failed"), "{chart}: {text}");
+        assert!(
+            out.status.success() && text.contains("0 chart(s) failed"),
+            "{chart}: {text}"
+        );
     }
 }
 
@@ -287,7 +295,10 @@ fn wrong_values_are_refused_with_the_key_and_what_is_allowed() {
         let answer = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success(), "{path} is not refused");
         for wanted in said("# says: ") {
-            assert!(answer.contains(&wanted), "{path}: no {wanted:?} in:\n{answer}");
+            assert!(
+                answer.contains(&wanted),
+                "{path}: no {wanted:?} in:\n{answer}"
+            );
         }
     }
 }
@@ -346,14 +357,22 @@ fn with_an_istiod_the_objects_have_istios_names() {
 #[test]
 fn a_variable_of_the_user_wins_and_stands_there_once() {
     let Some(helm) = helm() else { return };
-    let set = ["--set", "env.SAME_NODE=tunnel", "--set", "env.WORKER_SPIN=50us"];
+    let set = [
+        "--set",
+        "env.SAME_NODE=tunnel",
+        "--set",
+        "env.WORKER_SPIN=50us",
+    ];
     let rendered = objects(&render(&helm, "ztunnel", &set));
     let set = rendered.iter().find(|object| object["kind"] == "DaemonSet");
     let env = &set.expect("a DaemonSet")["spec"]["template"]["spec"]["containers"][0]["env"];
     let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for variable in env.as_array().expect("variables") {
         let name = variable["name"].as_str().expect("a name");
-        values.entry(name).or_default().push(variable["value"].as_str().unwrap_or("(field)"));
+        values
+            .entry(name)
+            .or_default()
+            .push(variable["value"].as_str().unwrap_or("(field)"));
     }
     assert_eq!(values["SAME_NODE"], ["tunnel"]);
     assert_eq!(values["WORKER_SPIN"], ["50us"]);
@@ -379,12 +398,21 @@ fn variables(rendered: &[Value], image: &str) -> BTreeSet<String> {
 fn what_the_charts_set_are_settings_that_exist() {
     let Some(helm) = helm() else { return };
     let page = read("docs/configuration.md");
-    let mut rendered = objects(&render(&helm, "causeway", &["--set", "global.trustDomain=t,global.network=n"]));
+    let mut rendered = objects(&render(
+        &helm,
+        "causeway",
+        &["--set", "global.trustDomain=t,global.network=n"],
+    ));
     rendered.extend(objects(&render(&helm, "waypoint", &[])));
-    let config = rendered.iter().find(|object| object["metadata"]["name"] == "istio-cni-config");
+    let config = rendered
+        .iter()
+        .find(|object| object["metadata"]["name"] == "istio-cni-config");
     let mut faults = Vec::new();
     for (image, section) in [("ztunnel", "ztunnel"), ("waypoint", "waypoint")] {
-        let after = page.split(&format!("\n## {section}\n")).nth(1).expect(section);
+        let after = page
+            .split(&format!("\n## {section}\n"))
+            .nth(1)
+            .expect(section);
         let known = after.split("\n## ").next().expect("a section");
         let mut names = variables(&rendered, image);
         assert!(names.len() > 2, "{image}: {names:?}");
@@ -398,5 +426,9 @@ fn what_the_charts_set_are_settings_that_exist() {
         });
         faults.extend(strange.map(|name| format!("{image}: {name}")));
     }
-    assert!(faults.is_empty(), "not in docs/configuration.md:\n{}", faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "not in docs/configuration.md:\n{}",
+        faults.join("\n")
+    );
 }

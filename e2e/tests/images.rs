@@ -50,7 +50,9 @@ fn image(arguments: &[&str]) -> Output {
 fn pack(name: &str, out: &Path) -> PathBuf {
     let bin = bin_directory();
     let paths = [&bin, out].map(|p| p.to_str().expect("UTF-8"));
-    let done = image(&["pack", name, "--tag", "t", "--bin", paths[0], "--out", paths[1]]);
+    let done = image(&[
+        "pack", name, "--tag", "t", "--bin", paths[0], "--out", paths[1],
+    ]);
     assert!(
         done.status.success(),
         "{name}: {}",
@@ -72,7 +74,11 @@ fn untar(archive: &Path, into: &Path) {
         .arg("-C")
         .arg(into)
         .status();
-    assert!(status.expect("tar starts").success(), "{}", archive.display());
+    assert!(
+        status.expect("tar starts").success(),
+        "{}",
+        archive.display()
+    );
 }
 
 /// An unpacked archive: what its manifest and configuration say, and the layer unpacked.
@@ -105,7 +111,10 @@ fn unpack(archive: &Path) -> Unpacked {
     assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
     let layer = blob(&manifest["layers"][0]);
     // The layer is not compressed, so that it is what the configuration names.
-    assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
+    assert_eq!(
+        config["rootfs"]["diff_ids"][0],
+        manifest["layers"][0]["digest"]
+    );
     let tar = layout.path().join("layer.tar");
     std::fs::write(&tar, layer).expect("the layer");
     let root = tempfile::tempdir().expect("a directory");
@@ -130,9 +139,16 @@ fn each_binary_starts_in_its_layer_and_nothing_else_is_there() {
         let labels = &unpacked.manifest["annotations"];
         assert_eq!(labels["org.opencontainers.image.version"], "t");
         let root = unpacked.root.path();
-        let tops: Vec<_> = std::fs::read_dir(root).expect("the layer").flatten().collect();
+        let tops: Vec<_> = std::fs::read_dir(root)
+            .expect("the layer")
+            .flatten()
+            .collect();
         let known = ["etc", "lib", "lib64", "tmp", "usr"];
-        assert!(tops.iter().all(|t| known.iter().any(|k| t.file_name() == *k)), "{tops:?}");
+        assert!(
+            tops.iter()
+                .all(|t| known.iter().any(|k| t.file_name() == *k)),
+            "{tops:?}"
+        );
         assert!(!root.join("bin").exists() && !root.join("usr/bin").exists());
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: not root: chroot into the layer of {name} needs it");
@@ -161,7 +177,8 @@ fn the_same_files_give_the_same_bytes() {
         return;
     }
     let [one, two] = [(), ()].map(|()| tempfile::tempdir().expect("a directory"));
-    let [a, b] = [&one, &two].map(|dir| std::fs::read(pack("cli", dir.path())).expect("an archive"));
+    let [a, b] =
+        [&one, &two].map(|dir| std::fs::read(pack("cli", dir.path())).expect("an archive"));
     assert!(a == b, "two archives of the same files differ");
 }
 
@@ -172,7 +189,10 @@ fn the_bill_of_materials_names_every_crate_once_with_its_licence() {
     }
     let out = tempfile::tempdir().expect("a directory");
     let unpacked = unpack(&pack("ztunnel", out.path()));
-    let path = unpacked.root.path().join("usr/share/causeway/sbom.cdx.json");
+    let path = unpacked
+        .root
+        .path()
+        .join("usr/share/causeway/sbom.cdx.json");
     let bill: Value = serde_json::from_slice(&std::fs::read(path).expect("a bill")).expect("JSON");
     assert_eq!(bill["bomFormat"], "CycloneDX");
     let mut seen = BTreeMap::new();
@@ -183,7 +203,12 @@ fn the_bill_of_materials_names_every_crate_once_with_its_licence() {
             assert!(part["licenses"][0]["expression"].is_string(), "{part}");
         }
     }
-    for wanted in ["pkg:cargo/rustls@", "pkg:cargo/ztunnel@", "pkg:cargo/tokio@", "file:/usr/local/bin/ztunnel"] {
+    for wanted in [
+        "pkg:cargo/rustls@",
+        "pkg:cargo/ztunnel@",
+        "pkg:cargo/tokio@",
+        "file:/usr/local/bin/ztunnel",
+    ] {
         assert!(seen.keys().any(|k| k.starts_with(wanted)), "{wanted}");
     }
     // Tests' own crates are not in the binary.
@@ -199,11 +224,27 @@ fn a_plugin_that_needs_the_nodes_c_library_is_refused() {
     let bin = bin_directory();
     let path = out.path().to_str().expect("UTF-8");
     let dynamic = bin.join("ztunnel");
-    let arguments = ["pack", "cni", "--bin", bin.to_str().expect("UTF-8"), "--out", path];
-    let done = image(&[&arguments[..], &["--plugin", dynamic.to_str().expect("UTF-8")]].concat());
+    let arguments = [
+        "pack",
+        "cni",
+        "--bin",
+        bin.to_str().expect("UTF-8"),
+        "--out",
+        path,
+    ];
+    let done = image(
+        &[
+            &arguments[..],
+            &["--plugin", dynamic.to_str().expect("UTF-8")],
+        ]
+        .concat(),
+    );
     let text = String::from_utf8_lossy(&done.stderr);
     assert!(!done.status.success());
-    assert!(text.contains("is linked dynamically, but it runs on the node itself"), "{text}");
+    assert!(
+        text.contains("is linked dynamically, but it runs on the node itself"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -215,7 +256,11 @@ fn a_changed_archive_does_not_pass_the_check() {
     let archive = pack("cli", out.path());
     let path = archive.to_str().expect("UTF-8");
     let good = image(&["check", path]);
-    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    assert!(
+        good.status.success(),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
     let mut bytes = std::fs::read(&archive).expect("the archive");
     // In the middle lies the layer.
     let middle = bytes.len() / 2;
@@ -223,5 +268,8 @@ fn a_changed_archive_does_not_pass_the_check() {
     std::fs::write(&archive, bytes).expect("the archive");
     let bad = image(&["check", path]);
     let text = String::from_utf8_lossy(&bad.stderr);
-    assert!(!bad.status.success() && text.contains("has the digest"), "{text}");
+    assert!(
+        !bad.status.success() && text.contains("has the digest"),
+        "{text}"
+    );
 }
