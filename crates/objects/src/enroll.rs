@@ -38,6 +38,10 @@ pub enum Why {
     Gateway,
     /// Neither label says `ambient`.
     NoLabel,
+    /// Whoever decides has its namespace excluded by a setting.
+    Excluded,
+    /// None of the selectors that replace the labels of Istio ambient selects it.
+    NotSelected,
 }
 
 impl fmt::Display for Why {
@@ -50,7 +54,25 @@ impl fmt::Display for Why {
             Self::Sidecar => "it has a sidecar",
             Self::Gateway => "it serves a Gateway",
             Self::NoLabel => "neither it nor its namespace has istio.io/dataplane-mode=ambient",
+            Self::Excluded => "its namespace is excluded by EXCLUDE_NAMESPACES",
+            Self::NotSelected => "no selector of AMBIENT_ENABLEMENT_SELECTOR selects it",
         })
+    }
+}
+
+/// Why a pod cannot be captured, whatever is said of it; `None` when it can.
+#[must_use]
+pub fn barred(pod: &Pod) -> Option<Why> {
+    if pod.spec.host_network {
+        Some(Why::HostNetwork)
+    } else if pod.is_finished() {
+        Some(Why::Finished)
+    } else if pod.metadata.annotation(SIDECAR_ANNOTATION).is_some() {
+        Some(Why::Sidecar)
+    } else if pod.metadata.label(GATEWAY_LABEL).is_some() {
+        Some(Why::Gateway)
+    } else {
+        None
     }
 }
 
@@ -58,17 +80,8 @@ impl fmt::Display for Why {
 /// `none` counts as no label, as upstream reads it. A namespace that is not known has no labels.
 #[must_use]
 pub fn decide(pod: &Pod, namespace: Option<&Namespace>) -> Decision {
-    if pod.spec.host_network {
-        return Decision::Out(Why::HostNetwork);
-    }
-    if pod.is_finished() {
-        return Decision::Out(Why::Finished);
-    }
-    if pod.metadata.annotation(SIDECAR_ANNOTATION).is_some() {
-        return Decision::Out(Why::Sidecar);
-    }
-    if pod.metadata.label(GATEWAY_LABEL).is_some() {
-        return Decision::Out(Why::Gateway);
+    if let Some(why) = barred(pod) {
+        return Decision::Out(why);
     }
     let of_namespace = namespace.and_then(|namespace| namespace.metadata.label(MODE_LABEL));
     match (pod.metadata.label(MODE_LABEL), of_namespace) {
