@@ -5,8 +5,9 @@ use std::path::Path;
 
 use sys::Netns;
 
-use crate::rules::Ruleset;
+use crate::rules::{Returns, Ruleset, TABLE, Writer};
 
+mod iptables;
 mod netlink;
 mod nft;
 mod route;
@@ -23,6 +24,9 @@ pub enum ApplyError {
     /// The kernel refused the rules (it may lack nf_tables or NAT).
     #[error("the kernel refused the nftables rules")]
     Rules(#[source] io::Error),
+    /// The iptables binaries are missing, or refused the rules.
+    #[error("iptables did not take the rules")]
+    Iptables(#[source] io::Error),
     /// The kernel refused the policy routing.
     #[error("the kernel refused the policy routing for marked replies")]
     Route(#[source] io::Error),
@@ -41,7 +45,7 @@ pub fn install(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
         let done = write(rules).and_then(|()| compare(rules));
         if done.is_err() {
             // The first failure is what matters; this is its undo.
-            let _ = erase();
+            let _ = erase(rules.table);
         }
         done
     })
@@ -56,12 +60,36 @@ pub fn restore(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
     inside(netns, || write(rules).and_then(|()| compare(rules)))
 }
 
-/// Removes everything that [`install`] wrote. Fine when nothing is there.
+/// Removes everything that [`install`] wrote into a pod, by whatever means. Fine when nothing is there.
 ///
 /// # Errors
 /// [`ApplyError::Netns`] when the pod is gone, or what the kernel refused.
 pub fn remove(netns: &Netns) -> Result<(), ApplyError> {
-    inside(netns, erase)
+    inside(netns, || erase(TABLE))
+}
+
+/// As [`remove`], for another table of ours: the node's.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_table(netns: &Netns, table: &str) -> Result<(), ApplyError> {
+    inside(netns, || erase(table))
+}
+
+/// Is nothing of [`install`] left in the pod? Changes nothing. Rules of iptables count only where we write them.
+///
+/// # Errors
+/// [`ApplyError::Differs`] names what is there.
+pub fn check_removed(netns: &Netns, writer: Writer) -> Result<(), ApplyError> {
+    inside(netns, || {
+        if let Some(rule) = nft::held(TABLE).map_err(ApplyError::Rules)?.first() {
+            return Err(ApplyError::Differs(format!("found {rule:?} still")));
+        }
+        match writer {
+            Writer::Nftables => Ok(()),
+            Writer::Iptables(binary) => iptables::check_removed(binary),
+        }
+    })
 }
 
 /// Are the rules in place? Changes nothing.
@@ -91,11 +119,25 @@ fn write(rules: &Ruleset) -> Result<(), ApplyError> {
     for family in families(rules) {
         route::add(family).map_err(ApplyError::Route)?;
     }
-    nft::replace(rules).map_err(ApplyError::Rules)
+    match rules.writer {
+        Writer::Nftables => {
+            nft::replace(rules).map_err(ApplyError::Rules)?;
+            // Of Istio's CNI, or of ourselves before the setting changed: the new rules are in force already.
+            iptables::remove_leftovers(rules.table)
+        }
+        Writer::Iptables(binary) => {
+            iptables::replace(binary, rules)?;
+            nft::remove(rules.table).map_err(ApplyError::Rules)
+        }
+    }
 }
 
-fn erase() -> Result<(), ApplyError> {
-    nft::remove().map_err(ApplyError::Rules)?;
+fn erase(table: &str) -> Result<(), ApplyError> {
+    nft::remove(table).map_err(ApplyError::Rules)?;
+    iptables::remove_leftovers(table)?;
+    if table != TABLE {
+        return Ok(());
+    }
     for family in [Family::V4, Family::V6] {
         route::remove(family).map_err(ApplyError::Route)?;
     }
@@ -103,7 +145,10 @@ fn erase() -> Result<(), ApplyError> {
 }
 
 fn compare(rules: &Ruleset) -> Result<(), ApplyError> {
-    let held = nft::held().map_err(ApplyError::Rules)?;
+    if let Writer::Iptables(binary) = rules.writer {
+        return iptables::compare(binary, rules);
+    }
+    let held = nft::held(rules.table).map_err(ApplyError::Rules)?;
     let expected = nft::expected(rules);
     if held == expected {
         return Ok(());
@@ -124,8 +169,9 @@ fn compare(rules: &Ruleset) -> Result<(), ApplyError> {
 
 /// IPv6 only where the namespace has it: `disable_ipv6` forbids even a route over `lo`.
 fn families(rules: &Ruleset) -> impl Iterator<Item = Family> {
-    let v6 = rules.ipv6 && has_ipv6();
-    std::iter::once(Family::V4).chain(v6.then_some(Family::V6))
+    let v4 = (rules.returns != Returns::None).then_some(Family::V4);
+    let v6 = (rules.returns == Returns::Both && has_ipv6()).then_some(Family::V6);
+    v4.into_iter().chain(v6)
 }
 
 fn has_ipv6() -> bool {

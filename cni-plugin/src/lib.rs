@@ -6,4 +6,5 @@ pub mod agent;
 pub mod apply;
 pub mod ask;
 pub mod rules;
+pub mod scope;
 pub mod spec;

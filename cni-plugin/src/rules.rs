@@ -3,10 +3,21 @@
 //! rules of Istio's CNI. Called by the agent before `apply`.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+mod host;
+/// The same rules for nodes without nftables.
+pub mod iptables;
+mod pod;
+mod switches;
 mod text;
 
-/// Name of our table, family `inet`.
+pub use host::{host, probe_sets};
+pub use pod::{render, render_switched};
+pub use switches::{Interface, Switches};
+
+/// Name of our table in a pod, family `inet`.
 pub const TABLE: &str = "causeway";
+/// Name of our table in the node's own namespace, family `inet`.
+pub const HOST_TABLE: &str = "causeway-node";
 /// ztunnel marks its own packets with this (SO_MARK, upstream's PACKET_MARK).
 pub const PROXY_MARK: u32 = 0x539;
 /// Connections that ztunnel opened with a foreign source address carry this connection mark.
@@ -41,13 +52,51 @@ pub struct Options {
     pub ipv6: bool,
 }
 
-/// Everything for one pod.
+/// Everything for one network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
+    /// Name of the table.
+    pub table: &'static str,
+    /// Sets of addresses.
+    pub sets: Vec<Set>,
     /// Chains of the table.
     pub chains: Vec<Chain>,
-    /// Policy routing for IPv6 too (IPv4's is always there).
+    /// Policy routing for replies with [`RETURN_MARK`].
+    pub returns: Returns,
+    /// By what means they get into the kernel.
+    pub writer: Writer,
+}
+
+/// By what means rules get into the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writer {
+    /// nftables, without any binary.
+    #[default]
+    Nftables,
+    /// The iptables binaries of this name: `iptables`, `iptables-nft` or `iptables-legacy`.
+    Iptables(&'static str),
+}
+
+/// For which addresses replies to ztunnel are routed back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Returns {
+    /// Not at all: the node's own namespace.
+    None,
+    /// IPv4.
+    V4,
+    /// Both.
+    Both,
+}
+
+/// A set of addresses of one family, matched by [`Match::DestinationIn`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Name.
+    pub name: &'static str,
+    /// IPv6 addresses, else IPv4.
     pub ipv6: bool,
+    /// What it holds, sorted, all of that family.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A base chain.
@@ -72,6 +121,8 @@ pub enum Hook {
     Prerouting,
     /// Packets that a process of the pod sends.
     Output,
+    /// Packets that leave.
+    Postrouting,
 }
 
 /// Priority of a base chain, by the kernel's names.
@@ -83,6 +134,8 @@ pub enum Priority {
     Mangle,
     /// -100.
     Dstnat,
+    /// 95: before everybody else's source NAT, since the first one to speak wins.
+    BeforeSrcnat,
 }
 
 /// One rule: all matches must hold.
@@ -131,8 +184,14 @@ pub enum Match {
     Source(Is, IpAddr),
     /// Destination address.
     Destination(Is, IpAddr),
+    /// Destination address is in the set of this name, of IPv6 addresses or not.
+    DestinationIn(&'static str, bool),
     /// The packet leaves by the loopback interface, or does not.
     LeavesByLoopback(Is),
+    /// The packet comes in by this interface.
+    ArrivesBy(Interface),
+    /// A process here sent the packet; it was not forwarded.
+    HasSocket,
 }
 
 /// What a rule does.
@@ -148,197 +207,17 @@ pub enum Action {
     RestoreMark,
     /// Track in another zone.
     Zone(u16),
+    /// Source address := this one.
+    SourceNat(IpAddr),
 }
 
-/// The rules for a pod.
-#[must_use]
-pub fn render(options: Options) -> Ruleset {
-    let mut chains = Vec::new();
-    if options.dns {
-        chains.push(dns_zone_in());
-        chains.push(dns_zone_out());
-    }
-    chains.push(mark_in());
-    chains.push(mark_out());
-    chains.push(redirect_in(options));
-    chains.push(redirect_out(options));
-    Ruleset {
-        chains,
-        ipv6: options.ipv6,
-    }
-}
-
+/// One rule.
 fn rule(matches: &[Match], action: Action, comment: &'static str) -> Rule {
     Rule {
         matches: matches.to_vec(),
         action,
         comment,
     }
-}
-
-const FROM_PROXY: Match = Match::Mark(Is::Equal, PROXY_MARK);
-const NOT_FROM_PROXY: Match = Match::Mark(Is::Not, PROXY_MARK);
-const TCP: Match = Match::Protocol(Protocol::Tcp);
-
-fn loopbacks(options: Options) -> Vec<IpAddr> {
-    let v6 = options.ipv6.then_some(Ipv6Addr::LOCALHOST.into());
-    std::iter::once(Ipv4Addr::LOCALHOST.into())
-        .chain(v6)
-        .collect()
-}
-
-fn probes(options: Options) -> Vec<IpAddr> {
-    let v6 = options.ipv6.then_some(PROBE_V6.into());
-    std::iter::once(PROBE_V4.into()).chain(v6).collect()
-}
-
-fn dns_zone_in() -> Chain {
-    let reply = Match::SourcePort(Protocol::Udp, Is::Equal, DNS);
-    let rules = vec![rule(
-        &[NOT_FROM_PROXY, reply],
-        Action::Zone(DNS_ZONE),
-        "answers to ztunnel's DNS",
-    )];
-    Chain {
-        name: "raw_in",
-        kind: "filter",
-        hook: Hook::Prerouting,
-        priority: Priority::Raw,
-        rules,
-    }
-}
-
-fn dns_zone_out() -> Chain {
-    let query = Match::DestinationPort(Protocol::Udp, Is::Equal, DNS);
-    let rules = vec![rule(
-        &[FROM_PROXY, query],
-        Action::Zone(DNS_ZONE),
-        "ztunnel's own DNS",
-    )];
-    Chain {
-        name: "raw_out",
-        kind: "filter",
-        hook: Hook::Output,
-        priority: Priority::Raw,
-        rules,
-    }
-}
-
-fn mark_in() -> Chain {
-    let set = Action::SetConnectionMark(RETURN_MARK);
-    let rules = vec![rule(
-        &[FROM_PROXY],
-        set,
-        "ztunnel speaks for a client: remember it",
-    )];
-    let (hook, priority) = (Hook::Prerouting, Priority::Mangle);
-    Chain {
-        name: "mark_in",
-        kind: "filter",
-        hook,
-        priority,
-        rules,
-    }
-}
-
-fn mark_out() -> Chain {
-    let spoofed = Match::ConnectionMark(Is::Equal, RETURN_MARK);
-    let rules = vec![rule(
-        &[spoofed],
-        Action::RestoreMark,
-        "the app's reply goes back to ztunnel",
-    )];
-    let (hook, priority) = (Hook::Output, Priority::Mangle);
-    Chain {
-        name: "mark_out",
-        kind: "route",
-        hook,
-        priority,
-        rules,
-    }
-}
-
-fn redirect_in(options: Options) -> Chain {
-    let mut rules = Vec::new();
-    for probe in probes(options) {
-        let from = Match::Source(Is::Equal, probe);
-        rules.push(rule(
-            &[from, TCP],
-            Action::Accept,
-            "probes of the node are not captured",
-        ));
-    }
-    for loopback in loopbacks(options) {
-        let elsewhere = Match::Destination(Is::Not, loopback);
-        let not_hbone = Match::DestinationPort(Protocol::Tcp, Is::Not, INBOUND_HBONE);
-        let matches = [elsewhere, not_hbone, NOT_FROM_PROXY];
-        rules.push(rule(
-            &matches,
-            Action::Redirect(INBOUND_PLAIN),
-            "inbound that is not HBONE",
-        ));
-    }
-    let (hook, priority) = (Hook::Prerouting, Priority::Dstnat);
-    Chain {
-        name: "redirect_in",
-        kind: "nat",
-        hook,
-        priority,
-        rules,
-    }
-}
-
-fn redirect_out(options: Options) -> Chain {
-    let mut rules = Vec::new();
-    for probe in probes(options) {
-        let to = Match::Destination(Is::Equal, probe);
-        rules.push(rule(
-            &[to, TCP],
-            Action::Accept,
-            "answers to probes are not captured",
-        ));
-    }
-    if options.dns {
-        rules.extend(redirect_dns(options));
-    }
-    let returned = Match::Mark(Is::Equal, RETURN_MARK);
-    rules.push(rule(&[TCP, returned], Action::Accept, "replies to ztunnel"));
-    let loopback_only = Match::LeavesByLoopback(Is::Equal);
-    for loopback in loopbacks(options) {
-        let elsewhere = Match::Destination(Is::Not, loopback);
-        let comment = "the pod talks to itself";
-        rules.push(rule(&[elsewhere, loopback_only], Action::Accept, comment));
-    }
-    for loopback in loopbacks(options) {
-        let elsewhere = Match::Destination(Is::Not, loopback);
-        let matches = [elsewhere, TCP, NOT_FROM_PROXY];
-        rules.push(rule(&matches, Action::Redirect(OUTBOUND), "outbound"));
-    }
-    let (hook, priority) = (Hook::Output, Priority::Dstnat);
-    Chain {
-        name: "redirect_out",
-        kind: "nat",
-        hook,
-        priority,
-        rules,
-    }
-}
-
-fn redirect_dns(options: Options) -> Vec<Rule> {
-    let to_proxy = Action::Redirect(DNS_PROXY);
-    let udp = Match::DestinationPort(Protocol::Udp, Is::Equal, DNS);
-    let away = Match::LeavesByLoopback(Is::Not);
-    let mut rules = vec![rule(&[away, NOT_FROM_PROXY, udp], to_proxy, "DNS over UDP")];
-    for loopback in loopbacks(options) {
-        let elsewhere = Match::Destination(Is::Not, loopback);
-        let tcp = Match::DestinationPort(Protocol::Tcp, Is::Equal, DNS);
-        rules.push(rule(
-            &[elsewhere, tcp, NOT_FROM_PROXY],
-            to_proxy,
-            "DNS over TCP",
-        ));
-    }
-    rules
 }
 
 #[cfg(test)]

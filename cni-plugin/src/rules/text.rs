@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{
     Action, Hook, Is, MARK_MASK, Match, Priority, Protocol, RETURN_MARK, ROUTE_RULE_PRIORITY,
-    ROUTE_TABLE, Rule, Ruleset, TABLE,
+    ROUTE_TABLE, Returns, Rule, Ruleset, Set,
 };
 
 impl fmt::Display for Ruleset {
@@ -21,7 +21,8 @@ impl fmt::Display for Ruleset {
                 "# ip {family} route add local default dev lo table {ROUTE_TABLE}"
             )?;
         }
-        writeln!(f, "table inet {TABLE} {{")?;
+        writeln!(f, "table inet {} {{", self.table)?;
+        self.sets.iter().try_for_each(|set| write!(f, "{set}"))?;
         for (at, chain) in self.chains.iter().enumerate() {
             if at > 0 {
                 writeln!(f)?;
@@ -44,8 +45,24 @@ impl fmt::Display for Ruleset {
 }
 
 impl Ruleset {
-    fn families(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once("-4").chain(self.ipv6.then_some("-6"))
+    fn families(&self) -> &'static [&'static str] {
+        match self.returns {
+            Returns::None => &[],
+            Returns::V4 => &["-4"],
+            Returns::Both => &["-4", "-6"],
+        }
+    }
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.ipv6 { "ipv6_addr" } else { "ipv4_addr" };
+        writeln!(f, "\tset {} {{\n\t\ttype {kind}", self.name)?;
+        if !self.addresses.is_empty() {
+            let all: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+            writeln!(f, "\t\telements = {{ {} }}", all.join(", "))?;
+        }
+        writeln!(f, "\t}}\n")
     }
 }
 
@@ -54,6 +71,7 @@ impl fmt::Display for Hook {
         f.write_str(match self {
             Self::Prerouting => "prerouting",
             Self::Output => "output",
+            Self::Postrouting => "postrouting",
         })
     }
 }
@@ -67,7 +85,8 @@ impl fmt::Display for Named {
             (Priority::Raw, _) => "raw",
             (Priority::Mangle, _) => "mangle",
             (Priority::Dstnat, Hook::Prerouting) => "dstnat",
-            (Priority::Dstnat, Hook::Output) => "-100",
+            (Priority::Dstnat, _) => "-100",
+            (Priority::BeforeSrcnat, _) => "95",
         })
     }
 }
@@ -97,7 +116,13 @@ impl fmt::Display for Match {
             }
             Self::Source(is, ip) => write!(f, "{} saddr {}{ip}", Family(ip), Prefix(is)),
             Self::Destination(is, ip) => write!(f, "{} daddr {}{ip}", Family(ip), Prefix(is)),
+            Self::DestinationIn(set, ipv6) => {
+                write!(f, "{} daddr @{set}", if ipv6 { "ip6" } else { "ip" })
+            }
             Self::LeavesByLoopback(is) => write!(f, "oifname {}\"lo\"", Prefix(is)),
+            Self::ArrivesBy(interface) => write!(f, "iifname \"{}\"", interface.name()),
+            // Loading the owner ends the rule when there is no socket; no owner has this number.
+            Self::HasSocket => write!(f, "meta skuid != 4294967295"),
         }
     }
 }
@@ -116,6 +141,7 @@ impl fmt::Display for Action {
             }
             Self::RestoreMark => f.write_str("meta mark set ct mark"),
             Self::Zone(zone) => write!(f, "ct zone set {zone}"),
+            Self::SourceNat(ip) => write!(f, "snat {} to {ip}", Family(ip)),
         }
     }
 }

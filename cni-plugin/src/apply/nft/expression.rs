@@ -42,6 +42,22 @@ pub(super) fn matches<P: Pusher>(list: List<P>, found: &Match) -> List<P> {
         }
         Match::Source(is, ip) => address(list, is, ip, (12, 8)),
         Match::Destination(is, ip) => address(list, is, ip, (16, 24)),
+        Match::DestinationIn(set, ipv6) => {
+            let (family, at, len) = if ipv6 { (10, 24, 16) } else { (2, 16, 4) };
+            let list = compare(load_meta(list, MetaKeys::Nfproto), Is::Equal, &[family]);
+            let list = load_payload(list, PayloadBase::NetworkHeader, at, len);
+            lookup(list, set)
+        }
+        Match::ArrivesBy(interface) => compare(
+            load_meta(list, MetaKeys::Iifname),
+            Is::Equal,
+            interface.padded(),
+        ),
+        Match::HasSocket => compare(
+            load_meta(list, MetaKeys::Skuid),
+            Is::Not,
+            &u32::MAX.to_ne_bytes(),
+        ),
         Match::LeavesByLoopback(is) => {
             let mut name = [0; IFNAMSIZ];
             name[..2].copy_from_slice(b"lo");
@@ -73,6 +89,7 @@ pub(super) fn action<P: Pusher>(list: List<P>, action: &Action) -> List<P> {
                 .end_nested()
                 .end_nested()
         }
+        Action::SourceNat(ip) => source_nat(list, ip),
         Action::Zone(zone) => store_ct(immediate(list, &zone.to_ne_bytes()), CtKeys::Zone),
     }
 }
@@ -180,6 +197,43 @@ fn immediate<P: Pusher>(list: List<P>, value: &[u8]) -> List<P> {
         .end_nested()
         .end_nested()
         .end_nested()
+}
+
+fn source_nat<P: Pusher>(list: List<P>, ip: IpAddr) -> List<P> {
+    const NFT_NAT_SNAT: u32 = 0;
+    let (list, family) = match ip {
+        IpAddr::V4(ip) => (immediate(list, &ip.octets()), 2),
+        IpAddr::V6(ip) => (immediate(list, &ip.octets()), 10),
+    };
+    let data = list.nested_elem().nested_data_nat();
+    data.push_type(NFT_NAT_SNAT)
+        .push_family(family)
+        .push_reg_addr_min(REGISTER)
+        .end_nested()
+        .end_nested()
+}
+
+/// netlink-bindings numbers NFTA_LOOKUP_SREG as 3; the kernel says 2.
+fn lookup<P: Pusher>(list: List<P>, set: &str) -> List<P> {
+    const DATA: u16 = 2;
+    const SET: u16 = 1;
+    const SREG: u16 = 2;
+    let mut element: PushExprAttrs<_> = list.nested_elem().push_name(c"lookup");
+    let out = element.as_vec_mut();
+    let data = push_nested_header(out, DATA);
+    // With its zero byte, and filled up to four.
+    let len = set.len() + 1;
+    push_header(
+        out,
+        SET,
+        u16::try_from(len).expect("the name of a set is short"),
+    );
+    out.extend(set.as_bytes());
+    out.resize(out.len() + len.next_multiple_of(4) - set.len(), 0);
+    push_header(out, SREG, 4);
+    out.extend(REGISTER.to_be_bytes());
+    finalize_nested_header(out, data);
+    element.end_nested()
 }
 
 /// `redir` has no typed form in netlink-bindings: NFTA_REDIR_REG_PROTO_MIN, _MAX and _FLAGS.
