@@ -2,6 +2,7 @@
 //! socket, the pod's network namespace riding along with an `add`. The binary's side blocks; the
 //! agent's is `agent::server`.
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ pub enum Request {
         pod: PodRef,
         /// Where the namespace is found again after a restart of the agent.
         netns: PathBuf,
+        /// Its addresses, before the cluster knows them.
+        #[serde(default)]
+        ips: Vec<IpAddr>,
     },
     /// A sandbox goes away.
     Del {
@@ -151,6 +155,7 @@ mod tests {
             container_id: "c-1".into(),
             pod,
             netns: "/run/netns/x".into(),
+            ips: vec!["10.0.0.2".parse().unwrap()],
         }
     }
 

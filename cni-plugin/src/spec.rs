@@ -1,5 +1,6 @@
 //! The CNI specification (0.3.0 to 1.1.0) as values: what the container runtime says through
 //! environment and stdin, what it may be answered. Pure. Called by `bin/plugin`.
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const TIMEOUT_SECONDS: u64 = 30;
 /// The keys of the network configuration that are ours, each with its default and what it means, for the page of
 /// settings. The others of [`Conf`] are the specification's.
 #[must_use]
-pub fn keys() -> [(&'static str, String, &'static str); 3] {
+pub fn keys() -> [(&'static str, String, &'static str); 4] {
     [
         (
             "agentSocket",
@@ -31,7 +32,12 @@ pub fn keys() -> [(&'static str, String, &'static str); 3] {
         (
             "excludeNamespaces",
             String::new(),
-            "pods of these namespaces start also when no agent answers",
+            "pods of these namespaces start without asking the agent",
+        ),
+        (
+            "exemptPods",
+            String::new(),
+            "list of `namespace` and `daemonSet`: pods of such a DaemonSet start without asking the agent; its own must",
         ),
         (
             "timeoutSeconds",
@@ -98,11 +104,55 @@ pub struct Conf {
     /// Namespaces whose pods never wait for the agent, so that the node's own parts can start
     /// without it. They are never in the mesh at their start.
     pub exclude_namespaces: Vec<String>,
+    /// DaemonSets whose pods never wait for the agent either: its own, or it could never start.
+    pub exempt_pods: Vec<ExemptPods>,
     /// How long to wait for the agent's answer; 30 when missing.
     pub timeout_seconds: Option<u64>,
 }
 
+/// Pods of one DaemonSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExemptPods {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub daemon_set: String,
+}
+
+impl ExemptPods {
+    /// A DaemonSet's pods are called after it, with a dash and five letters or digits.
+    fn has(&self, pod: &PodRef) -> bool {
+        let rest = pod.name.strip_prefix(&*self.daemon_set);
+        let suffix = rest.and_then(|rest| rest.strip_prefix('-'));
+        pod.namespace == self.namespace
+            && suffix.is_some_and(|text| {
+                text.len() == 5 && text.bytes().all(|b| b.is_ascii_alphanumeric())
+            })
+    }
+}
+
 impl Conf {
+    /// Does this pod start without the agent? Told from the configuration alone, so that a node can boot.
+    #[must_use]
+    pub fn is_exempt(&self, pod: &PodRef) -> bool {
+        self.exclude_namespaces.contains(&pod.namespace)
+            || self.exempt_pods.iter().any(|exempt| exempt.has(pod))
+    }
+
+    /// The pod's addresses, by the plugins before us.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let result = self.prev_result.as_ref();
+        let ips = result.and_then(|result| result["ips"].as_array());
+        let texts = ips
+            .into_iter()
+            .flatten()
+            .filter_map(|ip| ip["address"].as_str());
+        let addresses = texts.filter_map(|text| text.split('/').next()?.parse().ok());
+        addresses.collect()
+    }
+
     /// Where to ask.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -336,7 +336,7 @@ async fn wrong_settings_are_named_together() {
     command
         .env("NODE_NAME", "")
         .env("OBJECT_WAIT", "soon")
-        .env("IPV6_ENABLED", "yes");
+        .env("AMBIENT_IPV6", "yes");
     let out = within("its words", command.output()).await.unwrap();
     assert_eq!(out.status.code(), Some(2));
     let text = String::from_utf8(out.stderr).unwrap();
@@ -344,7 +344,7 @@ async fn wrong_settings_are_named_together() {
         "3 settings are wrong",
         "NODE_NAME=\"\"",
         "OBJECT_WAIT=\"soon\"",
-        "IPV6_ENABLED=\"yes\"",
+        "AMBIENT_IPV6=\"yes\"",
     ] {
         assert!(text.contains(name), "{text}");
     }

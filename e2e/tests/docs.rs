@@ -70,13 +70,15 @@ fn the_keys_of_the_cni_binary_are_those_that_it_reads() {
         prev_result: _,
         agent_socket: None,
         exclude_namespaces,
+        exempt_pods,
         timeout_seconds: None,
     } = Conf::default()
     else {
         panic!("a default in the struct itself");
     };
-    assert!(exclude_namespaces.is_empty());
-    let values = [json!("/x.sock"), json!(["a"]), json!(7)];
+    assert!(exclude_namespaces.is_empty() && exempt_pods.is_empty());
+    let pods = json!([{"namespace": "a", "daemonSet": "b"}]);
+    let values = [json!("/x.sock"), json!(["a"]), pods, json!(7)];
     for ((key, default, _), value) in cni_plugin::spec::keys().into_iter().zip(values) {
         let read = |text: Value| -> Conf { serde_json::from_value(text).expect("a configuration") };
         assert_ne!(

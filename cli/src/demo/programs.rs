@@ -88,7 +88,7 @@ pub fn agent(binaries: &Path, paths: &Paths, node: &Node) -> Program {
             ("MANIFESTS", show(&paths.manifests())),
             ("AGENT_SOCKET", show(&agent_socket(paths, node))),
             (
-                "ZDS_SOCKET",
+                "ZTUNNEL_UDS_ADDRESS",
                 show(&paths.of(node.name).join("ztunnel.sock")),
             ),
             ("STATE_DIRECTORY", show(&paths.of(node.name).join("agent"))),

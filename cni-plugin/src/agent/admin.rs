@@ -2,10 +2,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
-use runtime::admin::{Common, Router, Server};
+use runtime::admin::{Common, Router, Server, text_response};
 use zds::server::Handle;
 
 use super::config::Config;
@@ -14,18 +15,37 @@ use super::pods::Store;
 pub(super) async fn serve(config: &Config, common: &Common) -> anyhow::Result<()> {
     let server = Server::bind(config.admin_address).await?;
     server.serve(router(config.admin_address, common), &common.shutdown);
+    if let Some(address) = config.probe_address {
+        let server = Server::bind(address).await?;
+        server.serve(probes(Router::new(), common), &common.shutdown);
+    }
     Ok(())
+}
+
+/// What the kubelet asks, by upstream's names.
+fn probes(router: Router, common: &Common) -> Router {
+    let readiness = common.readiness.clone();
+    let ready = move |_| {
+        let (ready, text) = readiness.report();
+        let status = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        std::future::ready(text_response(status, text))
+    };
+    let alive = |_| std::future::ready(text_response(StatusCode::OK, "alive\n"));
+    router.route("/readyz", ready).route("/healthz", alive)
 }
 
 /// What the port offers. Who reaches the node may see how it is, but only the node itself may end the agent or change its
 /// log: without it no pod of the mesh starts.
 fn router(address: SocketAddr, common: &Common) -> Router {
+    let router = probes(Router::new(), common);
     if address.ip().is_loopback() {
-        return Router::new().common(common);
+        return router.common(common);
     }
-    Router::new()
-        .readiness(&common.readiness)
-        .metrics(&common.metrics)
+    router.readiness(&common.readiness).metrics(&common.metrics)
 }
 
 /// Gauges that are read when scraped.

@@ -1,10 +1,11 @@
 //! Who is in the mesh: the steps that put a pod in and take it out, each undone in reverse when a
 //! later one fails. Called by `server` (CNI) and `repair` (labels changed, restart).
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use runtime::Shutdown;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use zds::server::{Handle, ServerError};
 
@@ -12,7 +13,7 @@ use super::config::Config;
 use super::pods::{Entry, PodKey, Store};
 use super::watch::{Sight, World};
 use crate::apply::{self, ApplyError};
-use crate::rules::{self, Ruleset};
+use crate::rules::{self, Ruleset, Switches};
 use objects::enroll::{Decision, Why};
 
 mod cni;
@@ -33,6 +34,10 @@ pub struct Membership {
     pub shutdown: Shutdown,
     /// Held while a pod goes in or out, so that a CNI call and a label change never interleave.
     pub turn: Arc<Mutex<()>>,
+    /// True once every pod was looked at: before that, nothing is known to be out.
+    pub through_once: watch::Sender<bool>,
+    /// True from the moment on at which the mesh leaves this node for good.
+    pub uninstalling: AtomicBool,
 }
 
 /// Why a pod is not in the mesh although it should be.
@@ -62,10 +67,18 @@ pub enum Opening {
 }
 
 impl Membership {
-    /// The rules that every enrolled pod has.
+    /// Does the mesh leave this node? Look at it under `turn`.
+    pub(super) fn is_uninstalling(&self) -> bool {
+        self.uninstalling.load(Ordering::SeqCst)
+    }
+
+    /// The rules of a pod with these switches.
     #[must_use]
-    pub fn rules(&self) -> Ruleset {
-        rules::render(self.config.rules)
+    pub fn rules(&self, switches: &Switches) -> Ruleset {
+        Ruleset {
+            writer: self.config.writer,
+            ..rules::render_switched(self.config.rules, switches)
+        }
     }
 
     /// Puts a pod into the mesh. After a failure it is as before. Hold `turn`.
@@ -84,7 +97,10 @@ impl Membership {
             Opening::Running => self.serve_then_capture(entry).await,
         };
         match &done {
-            Ok(()) => tracing::info!(namespace = key.0, pod = key.1, "in the mesh"),
+            Ok(()) => {
+                self.pods.change(&key, |entry| entry.served = true);
+                tracing::info!(namespace = key.0, pod = key.1, "in the mesh");
+            }
             Err(_) => self.pods.set_enrolled(&key, false),
         }
         done
@@ -135,21 +151,36 @@ impl Membership {
         tracing::info!(namespace, pod, "gone");
     }
 
-    async fn unserve(&self, entry: &Entry) {
+    pub(super) async fn unserve(&self, entry: &Entry) {
         if let Err(error) = self.ztunnel.del(&entry.uid).await {
             tracing::warn!(%error, uid = entry.uid, "ztunnel did not let go of a pod");
         }
     }
 
     async fn capture(&self, entry: &Entry) -> Result<(), EnrollError> {
-        let rules = self.rules();
+        let rules = self.rules(&entry.switches);
         self.in_netns(entry, move |netns| apply::install(netns, &rules))
             .await
     }
 
+    /// Writes the rules of a pod that is in the mesh anew, since its annotations say something else now. Hold `turn`.
+    ///
+    /// # Errors
+    /// When they cannot be written; the older ones are in force then. May be retried.
+    pub async fn switch(&self, entry: &Entry, switches: Switches) -> Result<(), EnrollError> {
+        let rules = self.rules(&switches);
+        self.in_netns(entry, move |netns| apply::restore(netns, &rules))
+            .await?;
+        let (namespace, pod) = entry.key();
+        tracing::info!(namespace, pod, ?switches, "rules changed by annotations");
+        self.pods
+            .change(&entry.key(), |entry| entry.switches = switches);
+        Ok(())
+    }
+
     /// Are the rules as they should be?
     pub(super) async fn verify(&self, entry: &Entry) -> Result<(), EnrollError> {
-        let rules = self.rules();
+        let rules = self.rules(&entry.switches);
         self.in_netns(entry, move |netns| apply::check(netns, &rules))
             .await
     }
@@ -159,14 +190,14 @@ impl Membership {
         if let Err(error) = self.verify(entry).await {
             let (namespace, pod) = entry.key();
             tracing::warn!(namespace, pod, %error, "rules are written again");
-            let rules = self.rules();
+            let rules = self.rules(&entry.switches);
             self.in_netns(entry, move |netns| apply::restore(netns, &rules))
                 .await?;
         }
         Ok(())
     }
 
-    async fn release(&self, entry: &Entry) -> Result<(), EnrollError> {
+    pub(super) async fn release(&self, entry: &Entry) -> Result<(), EnrollError> {
         if entry.netns.is_none() {
             return Ok(());
         }
@@ -195,7 +226,7 @@ impl Membership {
         let look = || self.world.look(&key.0, &key.1);
         let fits = |sight: &Sight| match sight {
             // A pod of the same name with another uid is the one before; ours will come.
-            Sight::Here { uid: seen, .. } => seen.is_empty() || uid.is_empty() || seen == uid,
+            Sight::Here(seen) => seen.uid.is_empty() || uid.is_empty() || seen.is(uid),
             Sight::Elsewhere(_) => true,
             Sight::Unknown => false,
         };
@@ -220,24 +251,20 @@ impl Membership {
     /// What should be, by the labels.
     pub(super) fn wanted(&self, entry: &Entry) -> Wanted {
         match self.world.look(&entry.namespace, &entry.name) {
-            Sight::Here { uid, .. } if !uid.is_empty() && uid != entry.uid => Wanted::Gone,
-            Sight::Here {
-                decision: Decision::In,
-                ..
-            } => Wanted::In,
-            Sight::Here {
-                decision: Decision::Out(why),
-                ..
-            } => Wanted::Out(why),
+            Sight::Here(seen) if !seen.uid.is_empty() && seen.uid != entry.uid => Wanted::Gone,
+            Sight::Here(seen) => match seen.decision {
+                Decision::In => Wanted::In(seen.switches),
+                Decision::Out(why) => Wanted::Out(why),
+            },
             Sight::Elsewhere(_) | Sight::Unknown => Wanted::Gone,
         }
     }
 }
 
 /// What the labels want of a known pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    In,
+    In(Switches),
     Out(Why),
     /// The cluster does not know it any more.
     Gone,

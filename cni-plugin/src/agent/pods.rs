@@ -3,12 +3,17 @@
 //! connects.
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sys::{Netns, NetnsId};
+use tokio::sync::watch;
 use zds::PodInfo;
+
+use super::find::Places;
+use crate::rules::Switches;
 
 /// Which pod: namespace, then name.
 pub type PodKey = (String, String);
@@ -24,7 +29,7 @@ pub struct Entry {
     pub uid: String,
     /// Service account.
     pub service_account: String,
-    /// Container id of the sandbox.
+    /// Container id of the sandbox; empty when the pod was found running, without an ADD.
     pub container_id: String,
     /// Where its namespace was at ADD.
     pub netns_path: PathBuf,
@@ -32,6 +37,15 @@ pub struct Entry {
     pub netns_inode: u64,
     /// Its traffic is captured and ztunnel serves it (or is being told to).
     pub enrolled: bool,
+    /// Both have been done: what the cluster is told.
+    #[serde(default)]
+    pub served: bool,
+    /// Its addresses, as far as they are known.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+    /// What its annotations changed of its rules when they were written.
+    #[serde(default)]
+    pub switches: Switches,
     /// The open namespace; `None` when it could not be found again.
     #[serde(skip)]
     pub netns: Option<Netns>,
@@ -60,20 +74,9 @@ impl Entry {
     }
 
     /// Opens the namespace again if it is still the same one.
-    fn reopened(mut self) -> Self {
-        self.netns = self.open_again();
+    fn reopened(mut self, places: &Places) -> Self {
+        self.netns = places.open(&self.netns_path, self.netns_inode);
         self
-    }
-
-    fn open_again(&self) -> Option<Netns> {
-        let same = |netns: &Netns| netns.id().ino == self.netns_inode;
-        Netns::open(&self.netns_path).ok().filter(same)
-    }
-
-    /// Has the runtime taken the namespace away? Our descriptor alone would keep it alive for ever.
-    #[must_use]
-    pub fn is_orphan(&self) -> bool {
-        self.open_again().is_none()
     }
 }
 
@@ -82,6 +85,8 @@ impl Entry {
 pub struct Store {
     entries: Mutex<BTreeMap<PodKey, Entry>>,
     file: PathBuf,
+    places: Places,
+    version: watch::Sender<u64>,
 }
 
 impl Store {
@@ -90,7 +95,7 @@ impl Store {
     ///
     /// # Errors
     /// When the directory cannot be made or the file not read.
-    pub fn open(file: &Path) -> io::Result<Self> {
+    pub fn open(file: &Path, places: &Places) -> io::Result<Self> {
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
@@ -108,13 +113,28 @@ impl Store {
         };
         let entries = entries
             .into_iter()
-            .map(Entry::reopened)
+            .map(|entry: Entry| entry.reopened(places))
             .map(|e| (e.key(), e))
             .collect();
         Ok(Self {
             entries: Mutex::new(entries),
             file: file.to_owned(),
+            places: places.clone(),
+            version: watch::Sender::new(0),
         })
+    }
+
+    /// Has the runtime taken the pod's namespace away? Our descriptor alone would keep it alive for ever.
+    #[must_use]
+    pub fn is_orphan(&self, entry: &Entry) -> bool {
+        let again = self.places.open(&entry.netns_path, entry.netns_inode);
+        again.is_none()
+    }
+
+    /// Counts changes; wait on it for the next one.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     /// The pod as we know it.
@@ -136,10 +156,18 @@ impl Store {
         replaced
     }
 
-    /// Marks a pod as in the mesh or not.
+    /// Marks a pod as in the mesh or not; whether that is complete is told by [`Store::change`].
     pub fn set_enrolled(&self, key: &PodKey, enrolled: bool) {
-        if let Some(entry) = self.lock().get_mut(key) {
+        self.change(key, |entry| {
             entry.enrolled = enrolled;
+            entry.served = false;
+        });
+    }
+
+    /// Changes what is known of a pod, if it is known.
+    pub fn change(&self, key: &PodKey, how: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            how(entry);
         }
         self.save();
     }
@@ -162,6 +190,13 @@ impl Store {
         if let Err(error) = written {
             tracing::error!(%error, path = %self.file.display(), "cannot keep the list of pods");
         }
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Forgets everything, the file too: the agent is uninstalled.
+    pub fn discard(&self) {
+        self.lock().clear();
+        let _ = std::fs::remove_file(&self.file);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PodKey, Entry>> {
@@ -192,6 +227,9 @@ pub fn arrived(key: PodKey, container_id: String, netns: Netns, netns_path: Path
         netns_path,
         netns_inode: ino,
         enrolled: false,
+        served: false,
+        ips: Vec::new(),
+        switches: Switches::default(),
         netns: Some(netns),
     }
 }
@@ -207,11 +245,15 @@ mod tests {
         arrived(key, format!("c-{name}"), netns, "/proc/self/ns/net".into())
     }
 
+    fn open(file: &Path) -> Store {
+        Store::open(file, &Places::new("/host")).unwrap()
+    }
+
     #[test]
     fn pods_and_their_namespaces_are_found_again_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("state/pods.json");
-        let store = Store::open(&file).unwrap();
+        let store = open(&file);
         store.put(entry("a"));
         store.put(entry("b"));
         store.put(Entry {
@@ -222,8 +264,8 @@ mod tests {
         store.set_enrolled(&entry("a").key(), true);
         store.remove(&entry("b").key());
         drop(store);
-        let again = Store::open(&file).unwrap();
-        let orphans: Vec<_> = again.all().iter().map(Entry::is_orphan).collect();
+        let again = open(&file);
+        let orphans: Vec<_> = again.all().iter().map(|e| again.is_orphan(e)).collect();
         assert_eq!(orphans, [false, true]);
         let snapshot = again.snapshot();
         let seen: Vec<_> = snapshot
@@ -239,7 +281,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pods.json");
         std::fs::write(&file, b"[{\"namespace\":7").unwrap();
-        assert!(Store::open(&file).unwrap().all().is_empty());
+        assert!(open(&file).all().is_empty());
         assert!(file.with_extension("damaged").exists());
     }
 }

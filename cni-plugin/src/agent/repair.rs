@@ -1,20 +1,27 @@
 //! Keeps what is in step with what should be: once at start (rules of an earlier agent are looked
-//! at), then whenever labels change, a ztunnel connects, or an attempt failed before.
+//! at), then whenever labels change, a ztunnel connects, or an attempt failed before. Pods that started while nobody
+//! was there to be asked are found and put in.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use objects::enroll::Decision;
+use runtime::readiness::Pending;
 use tokio::time::{Instant, sleep_until};
 
+use super::find::Found;
 use super::membership::{EnrollError, Membership, Opening, Wanted};
-use super::pods::Entry;
+use super::pods::{Entry, PodKey, arrived};
+use super::watch::Seen;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
 /// Without any event, everything is looked at again after this.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// Runs for ever; spawned by `run`.
-pub async fn run(members: Arc<Membership>) {
+/// Runs for ever; spawned by `run`. `first` is pending until the first round is through.
+pub async fn run(members: Arc<Membership>, first: Pending) {
+    let mut first = Some(first);
     let mut changes = members.world.changes();
     let mut connected = members.ztunnel.connected();
     // Nothing is known to be gone before the first list.
@@ -27,8 +34,12 @@ pub async fn run(members: Arc<Membership>) {
     loop {
         changes.mark_unchanged();
         connected.mark_unchanged();
+        let found = adopt_lost(&members).await;
         verified = verified || verify_all(&members).await;
-        let settled = reconcile(&members).await && verified;
+        let settled = reconcile(&members).await && verified && found;
+        if first.take().is_some() {
+            members.through_once.send_replace(true);
+        }
         retry = if settled {
             FIRST_RETRY
         } else {
@@ -50,7 +61,8 @@ async fn verify_all(members: &Membership) -> bool {
     for key in members.pods.all().iter().map(Entry::key) {
         let _turn = members.turn.lock().await;
         // Looked up under the turn, as below.
-        let Some(entry) = members.pods.find(&key).filter(|entry| entry.enrolled) else {
+        let enrolled = members.pods.find(&key).filter(|entry| entry.enrolled);
+        let Some(entry) = enrolled.filter(|_| !members.is_uninstalling()) else {
             continue;
         };
         if let Err(error) = members.repair(&entry).await {
@@ -66,27 +78,43 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
     let mut settled = true;
     for key in members.pods.all().iter().map(Entry::key) {
         let _turn = members.turn.lock().await;
+        if members.is_uninstalling() {
+            return true;
+        }
         // Looked up again under the turn: a CNI call may have changed it.
         let Some(entry) = members.pods.find(&key) else {
             continue;
         };
         let wanted = members.wanted(&entry);
+        let gone = wanted == Wanted::Gone;
         let step = match (wanted, entry.enrolled) {
-            (Wanted::In, false) => members.enroll(&entry, Opening::Running).await,
+            (Wanted::In(switches), false) => {
+                let entry = Entry {
+                    switches,
+                    ..entry.clone()
+                };
+                members
+                    .pods
+                    .change(&key, |held| held.switches.clone_from(&entry.switches));
+                members.enroll(&entry, Opening::Running).await
+            }
+            (Wanted::In(switches), true) if switches != entry.switches => {
+                members.switch(&entry, switches).await
+            }
             (Wanted::Out(why), true) => members.withdraw(&entry, why).await,
             (Wanted::Gone, true) => {
                 members.retire(&entry).await;
                 Ok(())
             }
-            (Wanted::In, true) | (Wanted::Out(_) | Wanted::Gone, false) => Ok(()),
+            (Wanted::In(_), true) | (Wanted::Out(_) | Wanted::Gone, false) => Ok(()),
         };
-        if wanted == Wanted::Gone && entry.is_orphan() {
+        if gone && members.pods.is_orphan(&entry) {
             // Its DEL never reached us: without this its namespace would live as long as we do.
             members.pods.remove(&key);
         }
         match step {
             Ok(()) => {}
-            // Only a new ADD can help: no retry.
+            // A new ADD can help, or a find: both bring us here again.
             Err(error @ EnrollError::NoNetns) => report(&entry, &error),
             Err(error) => {
                 report(&entry, &error);
@@ -97,6 +125,86 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
     settled
 }
 
+/// Looks for pods of whose namespace we have lost track, or never had one; false when some were not found.
+async fn adopt_lost(members: &Membership) -> bool {
+    let ours = members.world.ours();
+    for (key, seen) in &ours {
+        let known = members.pods.find(key).filter(|entry| entry.uid == seen.uid);
+        if known.is_some_and(|entry| !seen.ips.is_empty() && entry.ips != seen.ips) {
+            members
+                .pods
+                .change(key, |entry| entry.ips.clone_from(&seen.ips));
+        }
+    }
+    let mut lost = ours;
+    lost.retain(|(key, seen)| is_lost(members.pods.find(key).as_ref(), seen));
+    if lost.is_empty() {
+        return true;
+    }
+    let pods: BTreeMap<_, _> = lost
+        .iter()
+        .map(|(_, seen)| (seen.uid.clone(), seen.ips.clone()))
+        .collect();
+    let places = members.config.places.clone();
+    let scan = members.shutdown.spawn_blocking(move || places.scan(&pods));
+    let Ok(mut found) = scan.await else {
+        return false;
+    };
+    let mut all = true;
+    for (key, seen) in lost {
+        let _turn = members.turn.lock().await;
+        // A CNI call may have brought it meanwhile.
+        if members.is_uninstalling() || !is_lost(members.pods.find(&key).as_ref(), &seen) {
+            continue;
+        }
+        match found.remove(&seen.uid) {
+            Some(one) => adopt(members, key, seen, one),
+            None if seen.decision == Decision::In => {
+                all = false;
+                let (namespace, pod) = key;
+                tracing::warn!(
+                    namespace,
+                    pod,
+                    "a pod of the mesh runs and no process of it is found in the node's /proc"
+                );
+            }
+            None => {}
+        }
+    }
+    all
+}
+
+/// Does this pod run without our knowing its namespace, and does it matter? A pod without addresses is just starting; one
+/// that should be out matters when an agent before us said that it is in.
+fn is_lost(entry: Option<&Entry>, seen: &Seen) -> bool {
+    let known = entry.is_some_and(|entry| entry.uid == seen.uid && entry.netns.is_some());
+    let matters = seen.decision == Decision::In || seen.redirection.is_some();
+    !known && matters && !seen.uid.is_empty() && !seen.ips.is_empty()
+}
+
+/// Takes a pod into the list; the round that follows makes of it what the labels want.
+fn adopt(members: &Membership, key: PodKey, seen: Seen, found: Found) {
+    let before = members
+        .pods
+        .find(&key)
+        .filter(|entry| entry.uid == seen.uid);
+    let mut entry = arrived(key, String::new(), found.netns, found.path);
+    entry.uid = seen.uid;
+    entry.service_account = seen.service_account;
+    entry.ips = seen.ips;
+    entry.switches = seen.switches;
+    // What should be out counts as in, so that whatever an earlier agent left there is taken out.
+    entry.enrolled =
+        before.as_ref().is_some_and(|entry| entry.enrolled) || seen.decision != Decision::In;
+    entry.served = before.is_some_and(|entry| entry.served);
+    tracing::info!(
+        namespace = entry.namespace,
+        pod = entry.name,
+        "a running pod was found"
+    );
+    members.pods.put(entry);
+}
+
 fn report(entry: &Entry, error: &EnrollError) {
     let (namespace, pod) = entry.key();
     tracing::warn!(
@@ -105,4 +213,61 @@ fn report(entry: &Entry, error: &EnrollError) {
         error = error as &dyn std::error::Error,
         "a pod is not as its labels say"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Switches;
+    use objects::enroll::Why;
+    use sys::Netns;
+
+    fn seen(decision: Decision) -> Seen {
+        Seen {
+            uid: "u-1".into(),
+            service_account: "sa".into(),
+            decision,
+            ips: vec!["10.0.0.2".parse().unwrap()],
+            redirection: None,
+            switches: Switches::default(),
+            static_uid: None,
+        }
+    }
+
+    #[test]
+    fn a_pod_is_lost_when_it_runs_unknown_and_that_matters() {
+        let key = ("shop".to_owned(), "web".to_owned());
+        let netns = Netns::current().unwrap();
+        let mut known = arrived(key, "c-1".into(), netns, "/x".into());
+        known.uid = "u-1".into();
+        let without = Entry {
+            netns: None,
+            ..known.clone()
+        };
+        let older = Entry {
+            uid: "u-0".into(),
+            ..known.clone()
+        };
+        let out = Decision::Out(Why::NoLabel);
+        let marked = Seen {
+            redirection: Some("enabled".into()),
+            ..seen(out)
+        };
+        let starting = Seen {
+            ips: Vec::new(),
+            ..seen(Decision::In)
+        };
+        for (entry, seen, expected) in [
+            (None, seen(Decision::In), true),
+            (Some(&without), seen(Decision::In), true),
+            (Some(&older), seen(Decision::In), true),
+            (Some(&known), seen(Decision::In), false),
+            (None, starting, false),
+            (None, seen(out), false),
+            (None, marked.clone(), true),
+            (Some(&known), marked, false),
+        ] {
+            assert_eq!(is_lost(entry, &seen), expected, "{entry:?} {seen:?}");
+        }
+    }
 }

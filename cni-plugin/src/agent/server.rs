@@ -87,6 +87,7 @@ async fn answer(members: &Membership, request: Request, netns: Option<Netns>) ->
             container_id,
             pod,
             netns: netns_path,
+            ips,
         } => match netns {
             Some(netns) => {
                 members
@@ -95,6 +96,7 @@ async fn answer(members: &Membership, request: Request, netns: Option<Netns>) ->
                         pod,
                         netns,
                         netns_path,
+                        ips,
                     })
                     .await
             }

@@ -1,18 +1,29 @@
 //! What the cluster says about pods and namespaces, kept up to date from a source of objects. The
 //! other parts look here and wait for changes.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use objects::enroll::Decision;
 use objects::{Change, Event, Fault, Key, Kind, Namespace, Object, Pod, Severity, Source};
 use runtime::readiness::Pending;
 use tokio::sync::watch;
 
-use objects::enroll::{self, Decision};
+use super::pods::PodKey;
+use crate::rules::Switches;
+use crate::scope::Scope;
+
+/// The annotation that says of a pod that its traffic is captured; control planes tell peers so.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+
+/// On the object that stands for a pod which the kubelet read from a file: the uid by which the node knows it.
+const STATIC_UID: &str = "kubernetes.io/config.hash";
 
 /// The node's view of the cluster.
 pub struct World {
     node: String,
+    scope: Scope,
     view: Mutex<View>,
     version: watch::Sender<u64>,
 }
@@ -31,26 +42,47 @@ struct View {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sight {
     /// It runs on our node.
-    Here {
-        /// Kubernetes uid; empty when the source has none.
-        uid: String,
-        /// Service account.
-        service_account: String,
-        /// Is it in the mesh?
-        decision: Decision,
-    },
+    Here(Seen),
     /// It belongs to another node.
     Elsewhere(String),
     /// There is no such pod, or not yet.
     Unknown,
 }
 
+/// What is known of a pod of our node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Kubernetes uid; empty when the source has none.
+    pub uid: String,
+    /// Service account.
+    pub service_account: String,
+    /// Is it in the mesh?
+    pub decision: Decision,
+    /// Its addresses; none until the kubelet reported them.
+    pub ips: Vec<IpAddr>,
+    /// What [`REDIRECTION`] says.
+    pub redirection: Option<String>,
+    /// What its annotations change of its rules.
+    pub switches: Switches,
+    /// Of a pod that the kubelet read from a file: the uid by which the runtime knows it.
+    pub static_uid: Option<String>,
+}
+
+impl Seen {
+    /// Is this the pod of that uid?
+    #[must_use]
+    pub fn is(&self, uid: &str) -> bool {
+        self.uid == uid || self.static_uid.as_deref() == Some(uid)
+    }
+}
+
 impl World {
     /// Knows nothing yet.
     #[must_use]
-    pub fn new(node: &str) -> Self {
+    pub fn new(node: &str, scope: Scope) -> Self {
         Self {
             node: node.into(),
+            scope,
             view: Mutex::default(),
             version: watch::Sender::new(0),
         }
@@ -70,11 +102,44 @@ impl World {
         if pod.spec.node_name != self.node {
             return Sight::Elsewhere(pod.spec.node_name.clone());
         }
-        Sight::Here {
-            uid: pod.metadata.uid.clone(),
+        Sight::Here(self.seen(&view, pod))
+    }
+
+    /// All pods of our node.
+    #[must_use]
+    pub fn ours(&self) -> Vec<(PodKey, Seen)> {
+        let view = self.view();
+        let here = view.pods.iter();
+        here.filter(|(_, pod)| pod.spec.node_name == self.node)
+            .map(|(key, pod)| (key.clone(), self.seen(&view, pod)))
+            .collect()
+    }
+
+    fn seen(&self, view: &View, pod: &Pod) -> Seen {
+        let metadata = &pod.metadata;
+        let namespace = view.namespaces.get(&metadata.namespace);
+        Seen {
+            uid: metadata.uid.clone(),
             service_account: pod.service_account().to_owned(),
-            decision: enroll::decide(pod, view.namespaces.get(namespace).map(Arc::as_ref)),
+            decision: self.scope.decide(pod, namespace.map(Arc::as_ref)),
+            ips: pod.addresses(),
+            redirection: metadata.annotation(REDIRECTION).map(str::to_owned),
+            switches: Switches::read(metadata),
+            static_uid: metadata.annotation(STATIC_UID).map(str::to_owned),
         }
+    }
+
+    /// Notes what was written to the cluster, so that it is not written again before the source tells it back.
+    pub fn written(&self, key: &PodKey, uid: &str, redirection: Option<&str>) {
+        let mut view = self.view();
+        let Some(pod) = view.pods.get_mut(key).filter(|pod| pod.metadata.uid == uid) else {
+            return;
+        };
+        let annotations = &mut Arc::make_mut(pod).metadata.annotations;
+        match redirection {
+            Some(value) => annotations.insert(REDIRECTION.to_owned(), value.to_owned()),
+            None => annotations.remove(REDIRECTION),
+        };
     }
 
     /// Has the source named everything once? Before that, nothing is known to be absent.
@@ -210,15 +275,20 @@ spec: {nodeName: n2}
 
     #[test]
     fn a_pod_is_seen_with_its_namespaces_label() {
-        let world = World::new("n1");
+        let world = World::new("n1", Scope::default());
         assert!(!world.is_listed());
         assert_eq!(world.look("shop", "web"), Sight::Unknown);
         world.apply(event(YAML));
-        let (uid, service_account) = ("u-1".to_owned(), "web-sa".to_owned());
-        let here = |decision| Sight::Here {
-            uid: uid.clone(),
-            service_account: service_account.clone(),
-            decision,
+        let here = |decision| {
+            Sight::Here(Seen {
+                uid: "u-1".into(),
+                service_account: "web-sa".into(),
+                decision,
+                ips: Vec::new(),
+                redirection: None,
+                switches: Switches::default(),
+                static_uid: None,
+            })
         };
         assert_eq!(world.look("shop", "web"), here(Decision::In));
         assert_eq!(world.look("shop", "far"), Sight::Elsewhere("n2".into()));
@@ -234,5 +304,20 @@ spec: {nodeName: n2}
             faults: Arc::new([]),
         });
         assert_eq!(world.look("shop", "web"), Sight::Unknown);
+    }
+
+    #[test]
+    fn what_was_written_counts_until_the_source_says_otherwise() {
+        let world = World::new("n1", Scope::default());
+        world.apply(event(YAML));
+        let key = ("shop".to_owned(), "web".to_owned());
+        let said = || world.ours().into_iter().map(|(_, seen)| seen.redirection);
+        assert_eq!(said().collect::<Vec<_>>(), [None], "only pods of our node");
+        world.written(&key, "u-0", Some("enabled"));
+        assert_eq!(said().next(), Some(None), "that was another pod");
+        world.written(&key, "u-1", Some("enabled"));
+        assert_eq!(said().next(), Some(Some("enabled".into())));
+        world.written(&key, "u-1", None);
+        assert_eq!(said().next(), Some(None));
     }
 }

@@ -11,6 +11,8 @@ const HELP: &str = "\
 cni-agent: the node agent of an ambient mesh: decides which pods are in it, and captures their traffic
 
 usage: cni-agent              run the agent
+       cni-agent uninstall    delete the agents' DaemonSet (DAEMONSET_NAME, in POD_NAMESPACE), wait until
+                              each has taken the mesh off its node, and look whether anything is left
        cni-agent --settings   print all settings as a table
        cni-agent --version    print what this build is
        cni-agent --help       print this
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let config = Config::read(&mut settings);
     match std::env::args().nth(1).as_deref() {
         None => run(settings, config),
+        Some("uninstall") => uninstall(),
         Some("--settings" | "settings") => print(&runtime::settings::table(settings.rows())),
         Some("--version" | "-V" | "version") => {
             print(concat!("cni-agent ", env!("CARGO_PKG_VERSION"), "\n"))
@@ -66,6 +69,25 @@ fn run(settings: Settings<'_>, config: Config) -> ExitCode {
     match outcome {
         Ok(()) => Exit::Clean.into(),
         Err((exit, error)) => fail(exit, &format!("{error:#}")),
+    }
+}
+
+fn uninstall() -> ExitCode {
+    let mut settings = Settings::from_process();
+    let release = agent::uninstall::Release::read(&mut settings);
+    if let Err(faults) = settings.finish() {
+        return fail(Exit::BadSettings, &faults.to_string());
+    }
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let removed = match tokio {
+        Ok(tokio) => tokio.block_on(release.remove()),
+        Err(error) => return fail(Exit::Failed, &format!("cannot start: {error}")),
+    };
+    match removed {
+        Ok(text) => print(&text),
+        Err(error) => fail(Exit::Failed, &format!("{error:#}")),
     }
 }
 

@@ -82,7 +82,7 @@ fn run(verb: &Verb, conf: &Conf) -> Result<Option<Value>, CniError> {
 /// The pod, unless it is none of the mesh's business.
 fn subject<'a>(attachment: &'a Attachment, conf: &Conf) -> Option<&'a PodRef> {
     let pod = attachment.pod.as_ref()?;
-    (!conf.exclude_namespaces.contains(&pod.namespace)).then_some(pod)
+    (!conf.is_exempt(pod)).then_some(pod)
 }
 
 fn add(attachment: &Attachment, conf: &Conf) -> Result<(), CniError> {
@@ -102,6 +102,7 @@ fn add(attachment: &Attachment, conf: &Conf) -> Result<(), CniError> {
         container_id,
         pod: pod.clone(),
         netns: path,
+        ips: conf.addresses(),
     };
     use std::os::fd::AsFd;
     expect_done(ask(

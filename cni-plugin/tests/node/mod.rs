@@ -123,7 +123,7 @@ impl Node {
             .env_clear()
             .env("NODE_NAME", "n1")
             .env("AGENT_SOCKET", path("agent.sock"))
-            .env("ZDS_SOCKET", path("ztunnel.sock"))
+            .env("ZTUNNEL_UDS_ADDRESS", path("ztunnel.sock"))
             .env("STATE_DIRECTORY", path("state"))
             .env("MANIFESTS", path("manifests"))
             .env("ADMIN_ADDRESS", "127.0.0.1:0")

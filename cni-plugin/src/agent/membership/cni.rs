@@ -1,11 +1,12 @@
 //! The verbs of CNI as steps of membership. Called by `server`.
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use sys::Netns;
 
 use super::{EnrollError, Membership, Opening, Wanted};
 use crate::agent::pods::{Entry, PodKey, arrived};
-use crate::agent::watch::Sight;
+use crate::agent::watch::{Seen, Sight};
 use crate::ask::Reply;
 use crate::spec::{CniError, Code, PodRef};
 use objects::enroll::Decision;
@@ -20,6 +21,8 @@ pub struct Arrival {
     pub netns: Netns,
     /// Where the namespace is found again.
     pub netns_path: PathBuf,
+    /// Its addresses, as the plugins before us gave them.
+    pub ips: Vec<IpAddr>,
 }
 
 fn done(decision: Decision) -> Reply {
@@ -50,7 +53,8 @@ impl Membership {
         let sight = self
             .sight(&key, &arrival.pod.uid, self.config.object_wait)
             .await;
-        let (uid, service_account, decision) = self.known(&arrival.pod, sight)?;
+        let seen = self.known(&arrival.pod, sight)?;
+        let decision = seen.decision;
         if decision == Decision::In && !self.ztunnel_is_there(self.config.ztunnel_wait).await {
             let text = format!("no ztunnel is connected on node {}", self.config.node_name);
             return Err(CniError::new(Code::TryAgain, text).because(format!(
@@ -59,14 +63,22 @@ impl Membership {
             )));
         }
         let _turn = self.turn.lock().await;
+        if self.is_uninstalling() {
+            return Ok(Reply::Done {
+                enrolled: false,
+                why: "the mesh is being uninstalled".into(),
+            });
+        }
         let mut entry = arrived(
             key.clone(),
             arrival.container_id,
             arrival.netns,
             arrival.netns_path,
         );
-        entry.service_account = service_account;
-        let named = [uid, arrival.pod.uid]
+        entry.service_account = seen.service_account;
+        entry.ips = arrival.ips;
+        entry.switches = seen.switches;
+        let named = [seen.uid, arrival.pod.uid]
             .into_iter()
             .find(|uid| !uid.is_empty());
         entry.uid = named.unwrap_or(entry.uid);
@@ -76,7 +88,16 @@ impl Membership {
             self.unserve(&before).await;
         }
         // A change of labels while we waited found no pod that it could apply to. From here on one finds it.
-        let decision = self.decision_now(&entry).unwrap_or(decision);
+        let decision = match self.wanted(&entry) {
+            Wanted::In(switches) => {
+                entry.switches = switches.clone();
+                self.pods.change(&key, |entry| entry.switches = switches);
+                Decision::In
+            }
+            Wanted::Out(why) => Decision::Out(why),
+            // Nothing is said of it (any more).
+            Wanted::Gone => decision,
+        };
         if let Decision::Out(_) = decision {
             return Ok(done(decision));
         }
@@ -87,23 +108,10 @@ impl Membership {
         Ok(done(decision))
     }
 
-    /// What the labels say of a pod now; `None` when nothing is said of it (any more).
-    fn decision_now(&self, entry: &Entry) -> Option<Decision> {
-        match self.wanted(entry) {
-            Wanted::In => Some(Decision::In),
-            Wanted::Out(why) => Some(Decision::Out(why)),
-            Wanted::Gone => None,
-        }
-    }
-
-    fn known(&self, pod: &PodRef, sight: Sight) -> Result<(String, String, Decision), CniError> {
+    fn known(&self, pod: &PodRef, sight: Sight) -> Result<Seen, CniError> {
         let (namespace, name) = (&pod.namespace, &pod.name);
         match sight {
-            Sight::Here {
-                uid,
-                service_account,
-                decision,
-            } => Ok((uid, service_account, decision)),
+            Sight::Here(seen) => Ok(seen),
             Sight::Elsewhere(node) => {
                 let text = format!("pod {namespace}/{name} is not of this node");
                 let details = format!(
@@ -132,7 +140,8 @@ impl Membership {
             enrolled: false,
             why: "it is removed".into(),
         };
-        // The DEL of an older sandbox must not hit the pod that replaced it.
+        // The DEL of an older sandbox must not hit the pod that replaced it; a pod that was found running, whose sandbox we
+        // do not know, is let go when the cluster says that it is gone.
         let ours = |entry: &Entry| entry.container_id == container_id;
         let Some(entry) = self.pods.find(&key).filter(ours) else {
             return gone;
@@ -153,12 +162,14 @@ impl Membership {
     /// Code 100, with the difference.
     pub async fn check(&self, container_id: &str, pod: &PodRef) -> Result<Reply, CniError> {
         let key = key_of(pod);
-        let ours = |entry: &Entry| entry.container_id == container_id;
+        // Of a pod that was found running we know no container.
+        let ours =
+            |entry: &Entry| entry.container_id.is_empty() || entry.container_id == container_id;
         let Some(entry) = self.pods.find(&key).filter(ours) else {
             let text = format!("pod {}/{} was never added here", key.0, key.1);
             return Err(CniError::new(Code::NotCaptured, text));
         };
-        let Sight::Here { decision, .. } = self.world.look(&key.0, &key.1) else {
+        let Sight::Here(Seen { decision, .. }) = self.world.look(&key.0, &key.1) else {
             return Ok(Reply::Done {
                 enrolled: entry.enrolled,
                 why: String::new(),

@@ -29,16 +29,18 @@ fn cluster(mode: &str) -> Event {
 fn members(dir: &std::path::Path) -> Membership {
     let mut settings = runtime::Settings::from_pairs([("NODE_NAME".to_owned(), "n1".to_owned())]);
     let config = Config::read(&mut settings);
-    let pods = Arc::new(Store::open(&dir.join("pods.json")).unwrap());
+    let pods = Arc::new(Store::open(&dir.join("pods.json"), &config.places).unwrap());
     let listener = Listener::bind(&dir.join("zds.sock")).unwrap();
     let (ztunnel, _serving) = zds::server::serve(listener, Arc::clone(&pods) as _);
     Membership {
-        world: Arc::new(World::new("n1")),
+        world: Arc::new(World::new("n1", Default::default())),
         pods,
         ztunnel,
         config,
         shutdown: Shutdown::new(),
         turn: Arc::default(),
+        through_once: watch::Sender::new(true),
+        uninstalling: AtomicBool::new(false),
     }
 }
 
@@ -63,6 +65,7 @@ async fn labels_that_change_while_an_add_waits_for_its_turn_count() {
         },
         netns,
         netns_path: "/nowhere".into(),
+        ips: Vec::new(),
     };
     let others = members.turn.lock().await;
     let mut add = pin!(members.add(arrival));

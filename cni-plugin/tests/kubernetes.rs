@@ -1,0 +1,192 @@
+//! What the agent does for a node of a cluster: it finds pods that run already, follows their annotations, installs the
+//! plugin, and keeps the rule for probes. The node's /proc and its directories are made by the test.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test a panic is the failure report"
+)]
+
+#[allow(dead_code, reason = "the other test uses the rest")]
+mod node;
+
+use std::os::fd::AsRawFd;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use node::{Node, Pod, Ztunnel, root, until};
+use sys::Netns;
+
+const UID: &str = "2c48913c-b29f-11e7-9350-020968147796";
+
+/// A manifest of a running pod with this uid and address.
+fn running(node: &Node, annotations: &str, labels: &str) {
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\n\
+         metadata: {{name: web, namespace: shop, uid: {UID}, labels: {{{labels}}}, annotations: {{{annotations}}}}}\n\
+         spec: {{nodeName: n1, serviceAccountName: sa-web}}\n\
+         status: {{phase: Running, podIP: 10.7.0.9, podIPs: [{{ip: 10.7.0.9}}]}}\n"
+    );
+    node.write("pod-web.yaml", &text);
+}
+
+/// A process of the pod in the /proc that the agent is shown, and one of the node.
+fn process(node: &Node, pod: &Pod, host: &Netns) {
+    let mut ip = Command::new("ip");
+    ip.args(["addr", "add", "10.7.0.9/32", "dev", "lo"]);
+    assert!(pod.netns.enter(|| ip.status()).unwrap().unwrap().success());
+    for (pid, netns) in [("1", host), ("77", &pod.netns)] {
+        let process = node.path("host/proc").join(pid);
+        std::fs::create_dir_all(process.join("ns")).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
+        std::os::unix::fs::symlink(path, process.join("ns/net")).unwrap();
+        std::fs::write(
+            process.join("cgroup"),
+            format!("0::/kubepods/burstable/pod{UID}/c1"),
+        )
+        .unwrap();
+        let fields = ["0"; 18].join(" ");
+        std::fs::write(process.join("stat"), format!("{pid} (x) S {fields} 9 0")).unwrap();
+    }
+}
+
+fn heard(pod: &Pod) -> String {
+    format!("add {UID} shop/web sa-web {}", pod.netns.id().ino)
+}
+
+/// A ztunnel that has heard of the pod, when it came or right after.
+async fn told(node: &Node, pod: &Pod) -> Ztunnel {
+    let (mut ztunnel, mut named) = Ztunnel::connect(node).await;
+    if named.is_empty() {
+        named.push(ztunnel.take(Ok(())).await);
+    }
+    assert_eq!(named, [heard(pod)]);
+    ztunnel
+}
+
+#[tokio::test]
+async fn a_pod_that_started_while_nobody_was_there_is_found_and_follows_its_labels() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (pod, host) = (Pod::new("web"), Netns::create().unwrap());
+    process(&node, &pod, &host);
+    running(&node, "", "");
+    let mounts = node.path("host").display().to_string();
+    node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    let mut ztunnel = told(&node, &pod).await;
+    until(|| pod.is_captured()).await;
+    assert!(!pod.rules().contains("15053"));
+    // Its own switches, while it runs.
+    running(
+        &node,
+        "ambient.istio.io/dns-capture: 'true', ambient.istio.io/bypass-inbound-capture: 'true'",
+        "",
+    );
+    until(|| pod.rules().contains("15053")).await;
+    assert!(!pod.rules().contains("15006"));
+    running(&node, "", "istio.io/dataplane-mode: none");
+    assert_eq!(ztunnel.take(Ok(())).await, format!("del {UID}"));
+    assert_eq!(pod.rules(), "");
+    running(&node, "", "");
+    assert_eq!(ztunnel.take(Ok(())).await, heard(&pod));
+    until(|| pod.is_captured()).await;
+    // The list is lost, the agent killed: it finds the pod again.
+    node.signal(Signal::SIGKILL);
+    node.ended().await;
+    std::fs::remove_dir_all(node.path("state")).unwrap();
+    node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    told(&node, &pod).await;
+}
+
+#[tokio::test]
+async fn what_an_agent_before_us_left_in_a_pod_that_is_out_is_taken_out() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (pod, host) = (Pod::new("web"), Netns::create().unwrap());
+    process(&node, &pod, &host);
+    let rules = cni_plugin::rules::render(cni_plugin::rules::Options {
+        dns: true,
+        ipv6: true,
+    });
+    cni_plugin::apply::install(&pod.netns, &rules).unwrap();
+    running(
+        &node,
+        "ambient.istio.io/redirection: enabled",
+        "istio.io/dataplane-mode: none",
+    );
+    let mounts = node.path("host").display().to_string();
+    node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    until(|| pod.rules().is_empty()).await;
+}
+
+#[tokio::test]
+async fn the_node_gets_the_plugin_and_the_rule_for_probes_of_captured_pods() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (pod, host) = (Pod::new("web"), Netns::create().unwrap());
+    process(&node, &pod, &host);
+    node.pod("web", "", "n1");
+    for name in ["net.d", "bin"] {
+        std::fs::create_dir(node.path(name)).unwrap();
+    }
+    let conf = node.path("net.d/10-net.conflist");
+    std::fs::write(
+        &conf,
+        r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#,
+    )
+    .unwrap();
+    let show = |name: &str| node.path(name).display().to_string();
+    let (mounts, net, bin) = (show("host"), show("net.d"), show("bin"));
+    node.start(&[
+        ("HOST_MOUNTS", &mounts),
+        ("INSTALL_PLUGIN", "true"),
+        ("MOUNTED_CNI_NET_DIR", &net),
+        ("MOUNTED_CNI_BIN_DIR", &bin),
+        ("HOST_PROBES", "true"),
+        ("ALLOW_SWITCH_TO_HOST_NS", "true"),
+        ("POD_NAMESPACE", "mesh"),
+        ("POD_NAME", "agent-x7k2p"),
+    ])
+    .await;
+    until(|| {
+        std::fs::read_to_string(&conf)
+            .unwrap()
+            .contains("causeway-cni")
+    })
+    .await;
+    let text = std::fs::read_to_string(&conf).unwrap();
+    assert!(
+        text.contains(&node.path("agent.sock").display().to_string()),
+        "{text}"
+    );
+    assert!(text.contains("\"daemonSet\": \"agent\""), "{text}");
+    assert!(node.path("bin/causeway-cni").exists());
+    let on_host = || {
+        let mut nft = Command::new("nft");
+        let out = host
+            .enter(|| nft.args(["list", "ruleset"]).output())
+            .unwrap()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    node.add(&pod, &mut ztunnel).await;
+    // The address that the plugins before ours gave.
+    until(|| on_host().contains("10.0.0.2")).await;
+    // Somebody reloads the node's firewall.
+    let mut flush = Command::new("nft");
+    assert!(
+        host.enter(|| flush.args(["flush", "ruleset"]).status())
+            .unwrap()
+            .unwrap()
+            .success()
+    );
+    until(|| on_host().contains("snat ip to 169.254.7.127")).await;
+    let (del, _) = tokio::join!(node.cni("DEL", &pod), ztunnel.take(Ok(())));
+    assert!(del.ok, "{del:?}");
+    until(|| !on_host().contains("10.0.0.2")).await;
+}
