@@ -6,8 +6,9 @@ use std::{
 };
 
 use objects::{
-    AuthorizationPolicy, Change, EndpointSlice, Gateway, GatewayClass, HttpRoute, Key, Kind,
-    Namespace, Node, Object, PeerAuthentication, Pod, Service, ServiceAccount,
+    AuthorizationPolicy, Change, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Key,
+    Kind, Namespace, Node, Object, PeerAuthentication, Pod, ReferenceGrant, Service,
+    ServiceAccount,
 };
 
 /// Objects of one kind, by namespace and name. Cluster-scoped kinds stand under the empty namespace.
@@ -75,6 +76,10 @@ pub struct Store {
     pub gateway_classes: Table<GatewayClass>,
     /// HTTP routes.
     pub http_routes: Table<HttpRoute>,
+    /// gRPC routes.
+    pub grpc_routes: Table<GrpcRoute>,
+    /// Reference grants.
+    pub reference_grants: Table<ReferenceGrant>,
     /// Authorization policies.
     pub authorization_policies: Table<AuthorizationPolicy>,
     /// Peer authentications.
@@ -102,6 +107,8 @@ impl Store {
             Object::Gateway(object) => self.gateways.put(key, object),
             Object::GatewayClass(object) => self.gateway_classes.put(key, object),
             Object::HttpRoute(object) => self.http_routes.put(key, object),
+            Object::GrpcRoute(object) => self.grpc_routes.put(key, object),
+            Object::ReferenceGrant(object) => self.reference_grants.put(key, object),
             Object::AuthorizationPolicy(object) => self.authorization_policies.put(key, object),
             Object::PeerAuthentication(object) => self.peer_authentications.put(key, object),
         }
@@ -118,6 +125,8 @@ impl Store {
             Kind::Gateway => self.gateways.remove(key),
             Kind::GatewayClass => self.gateway_classes.remove(key),
             Kind::HttpRoute => self.http_routes.remove(key),
+            Kind::GrpcRoute => self.grpc_routes.remove(key),
+            Kind::ReferenceGrant => self.reference_grants.remove(key),
             Kind::AuthorizationPolicy => self.authorization_policies.remove(key),
             Kind::PeerAuthentication => self.peer_authentications.remove(key),
         }

@@ -8,11 +8,15 @@ use proto::{security::Authorization, workload::Address};
 use crate::store::Store;
 
 mod binding;
+mod canary;
 pub mod envoy;
 mod index;
 mod peer;
 mod policy;
+mod require;
+mod routes;
 mod service;
+pub mod verdict;
 mod workload;
 
 pub use binding::{GATEWAY_NAME, Waypoint};
@@ -84,7 +88,12 @@ pub fn translate(index: &Index<'_>) -> Translation {
             authorizations.insert(policy::resource_name(&translated), translated);
         }
     }
-    for translated in index.peers.policies() {
+    for translated in index
+        .peers
+        .policies()
+        .into_iter()
+        .chain(require::policies(index))
+    {
         authorizations.insert(policy::resource_name(&translated), translated);
     }
     faults.extend(index.waypoint_faults());

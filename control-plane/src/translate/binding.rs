@@ -3,17 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use objects::{Fault, Gateway, Key, Kind, Meta, Pod, RouteNamespaces, Service};
-use proto::workload::{GatewayAddress, NamespacedHostname, gateway_address::Destination};
+use objects::{Fault, Gateway, Key, Meta, Pod, RouteNamespaces, Service};
+use proto::workload::{
+    GatewayAddress, NamespacedHostname, WeightedWaypoint, gateway_address::Destination,
+};
 
-use super::{Index, Mesh, index::Name};
+use super::{Index, Mesh, canary, index::Name, routes::Refusal};
 use crate::store::Store;
 
 /// Port on which waypoints take HBONE.
 pub(crate) const HBONE_PORT: u16 = 15008;
 /// Label of the pods (and the Service) that serve a Gateway.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USES_WAYPOINT: &str = "metadata.labels[istio.io/use-waypoint]";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
@@ -160,14 +162,36 @@ struct Wish<'a> {
     own: bool,
 }
 
+/// What an object is bound to, and what its author should know of that.
+#[derive(Default)]
+pub(super) struct Binding {
+    /// Namespace and name of the waypoint that is named and used.
+    pub waypoint: Option<String>,
+    /// How WDS names it.
+    pub address: Option<GatewayAddress>,
+    /// Namespace and name of a waypoint that takes a share of a service's traffic.
+    pub canary: Option<String>,
+    /// The shares, where there is a canary.
+    pub weighted: Vec<WeightedWaypoint>,
+    /// Why a waypoint that is named is not used, or refuses what is sent to it.
+    pub problems: Vec<Refusal>,
+}
+
+impl Binding {
+    /// The binding, with its problems told as faults of `object`.
+    pub fn told(mut self, object: &Key, faults: &mut Vec<Fault>) -> Binding {
+        let problems = std::mem::take(&mut self.problems);
+        let told =
+            |problem: Refusal| Fault::warning(Some(object.clone()), USES_WAYPOINT, problem.why);
+        faults.extend(problems.into_iter().map(told));
+        self
+    }
+}
+
 /// The waypoint of a pod, if it is bound to one that takes workload traffic.
-pub(super) fn of_pod(
-    index: &Index<'_>,
-    pod: &Pod,
-    faults: &mut Vec<Fault>,
-) -> Option<GatewayAddress> {
+pub(super) fn of_pod(index: &Index<'_>, pod: &Pod) -> Binding {
     if is_waypoint_pod(pod) {
-        return None;
+        return Binding::default();
     }
     let namespace = &pod.metadata.namespace;
     let account = index
@@ -175,28 +199,20 @@ pub(super) fn of_pod(
         .service_accounts
         .find(namespace, pod.service_account());
     let own = account.map(|account| &account.metadata);
-    let wish = wish(index, &pod.metadata, own)?;
-    bind(
-        index,
-        &wish,
-        &Key::new(Kind::Pod, namespace, &pod.metadata.name),
-        Traffic::Workload,
-        faults,
-    )
+    match wish(index, &pod.metadata, own) {
+        Some(wish) => bind(index, &wish, namespace, Traffic::Workload),
+        None => Binding::default(),
+    }
 }
 
 /// The waypoint of a service.
-pub(super) fn of_service(
-    index: &Index<'_>,
-    service: &Service,
-    faults: &mut Vec<Fault>,
-) -> Option<GatewayAddress> {
+pub(super) fn of_service(index: &Index<'_>, service: &Service) -> Binding {
     let (namespace, name) = (
         service.metadata.namespace.as_str(),
         service.metadata.name.as_str(),
     );
     if is_waypoint_service(index, service) {
-        return None;
+        return Binding::default();
     }
     let members = index
         .members
@@ -216,19 +232,52 @@ pub(super) fn of_service(
     let shared = members
         .first()
         .filter(|first| members.iter().all(|pod| says(pod) == says(first)));
-    let key = Key::new(Kind::Service, namespace, name);
     let silent = service.metadata.label(USE_WAYPOINT).is_none();
-    if shared.is_none() && silent && members.iter().any(|pod| names_one(says(pod))) {
-        let why = "the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for \
-                   the service; label the Service itself";
-        faults.push(Fault::warning(Some(key.clone()), USES_WAYPOINT, why));
-    }
+    let differ = shared.is_none() && silent && members.iter().any(|pod| names_one(says(pod)));
     let wish = wish(
         index,
         &service.metadata,
         shared.and_then(|pod| account(pod)),
-    )?;
-    bind(index, &wish, &key, Traffic::Service, faults)
+    );
+    let mut binding = match wish {
+        Some(wish) => {
+            let mut binding = bind(index, &wish, namespace, Traffic::Service);
+            share(index, service, &wish, &mut binding);
+            binding
+        }
+        None => Binding::default(),
+    };
+    if differ {
+        let why = "the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for \
+                   the service; label the Service itself";
+        let reason = "ServiceAccountsDiffer";
+        binding.problems.insert(
+            0,
+            Refusal {
+                reason,
+                why: why.into(),
+            },
+        );
+    }
+    binding
+}
+
+/// Gives a canary its share of what is bound and let in.
+fn share(index: &Index<'_>, service: &Service, wish: &Wish<'_>, binding: &mut Binding) {
+    let primary = index.waypoints.get(&(wish.namespace, wish.name));
+    let Some(primary) =
+        primary.filter(|_| binding.address.is_some() && binding.problems.is_empty())
+    else {
+        return;
+    };
+    match canary::of_service(index, service, primary) {
+        Ok(Some(shared)) => {
+            binding.canary = Some(shared.canary);
+            binding.weighted = shared.weighted;
+        }
+        Ok(None) => {}
+        Err(refusal) => binding.problems.push(refusal),
+    }
 }
 
 /// What an account says, if it has a word on waypoints at all: whether it names one.
@@ -276,27 +325,24 @@ fn wish<'a>(index: &Index<'a>, object: &'a Meta, account: Option<&'a Meta>) -> O
     })
 }
 
-fn bind(
-    index: &Index<'_>,
-    wish: &Wish<'_>,
-    object: &Key,
-    traffic: Traffic,
-    faults: &mut Vec<Fault>,
-) -> Option<GatewayAddress> {
-    let subject = format!("waypoint {}/{}", wish.namespace, wish.name);
+fn bind(index: &Index<'_>, wish: &Wish<'_>, namespace: &str, traffic: Traffic) -> Binding {
+    let name = format!("{}/{}", wish.namespace, wish.name);
+    let subject = format!("waypoint {name}");
+    let problem = |reason, why| vec![Refusal { reason, why }];
     let Some(waypoint) = index.waypoints.get(&(wish.namespace, wish.name)) else {
         // Which traffic an absent waypoint is for is not known; the default is services, and an object that names
         // it itself means it.
-        let named = wish.explicit || traffic == Traffic::Service;
-        return named.then(|| {
-            let why = format!("{subject} is not there; traffic through it is refused until it is");
-            faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
-            gateway_address(
-                wish.namespace,
-                index.mesh.hostname(wish.namespace, wish.name),
-                HBONE_PORT,
-            )
-        });
+        if !wish.explicit && traffic == Traffic::Workload {
+            return Binding::default();
+        }
+        let host = index.mesh.hostname(wish.namespace, wish.name);
+        let why = format!("{subject} is not there; traffic through it is refused until it is");
+        return Binding {
+            waypoint: Some(name),
+            address: Some(gateway_address(wish.namespace, host, HBONE_PORT)),
+            problems: problem("WaypointIsNotReady", why),
+            ..Binding::default()
+        };
     };
     if !waypoint.takes(traffic) {
         // A service account speaks for both, so only what cannot be meant otherwise is worth a word.
@@ -304,18 +350,29 @@ fn bind(
             Traffic::Workload => (wish.explicit && !waypoint.for_services, "workloads"),
             Traffic::Service => (wish.own, "services"),
         };
-        if meant {
-            let why = format!("{subject} takes no traffic to {what}; it is not used");
-            faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
-        }
-        return None;
+        let why = format!("{subject} takes no traffic to {what}; it is not used");
+        let problems = if meant {
+            problem("UnsupportedTrafficType", why)
+        } else {
+            Vec::new()
+        };
+        return Binding {
+            problems,
+            ..Binding::default()
+        };
     }
-    if !waypoint.admits(index.store, &object.namespace) {
+    let problems = if waypoint.admits(index.store, namespace) {
+        Vec::new()
+    } else {
         let why = format!(
-            "{subject} does not admit namespace {}; traffic through it is refused",
-            object.namespace
+            "{subject} does not admit namespace {namespace}; traffic through it is refused"
         );
-        faults.push(Fault::warning(Some(object.clone()), USES_WAYPOINT, why));
+        problem("AttachmentDenied", why)
+    };
+    Binding {
+        waypoint: Some(name),
+        address: Some(waypoint.address()),
+        problems,
+        ..Binding::default()
     }
-    Some(waypoint.address())
 }

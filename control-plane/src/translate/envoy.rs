@@ -22,6 +22,8 @@ mod rbac;
 mod route;
 mod tls;
 
+pub(super) use route::needs_prefix;
+
 /// Encoded resources of one waypoint by name.
 #[derive(Debug, Default)]
 pub struct Resources {
@@ -164,15 +166,25 @@ fn wds_of<'t>(
 }
 
 /// The waypoint that serves a service.
-fn waypoint_of<'i>(
+pub(super) fn waypoint_of<'i>(
     index: &'i Index<'_>,
     translation: &Translation,
     service: &objects::Service,
 ) -> Option<&'i Waypoint> {
     let wds = wds_of(index, translation, service)?;
-    let serves =
-        |waypoint: &&Waypoint| takes(index, waypoint, &wds.namespace, wds.waypoint.as_ref());
-    index.waypoints().find(serves)
+    index
+        .waypoints()
+        .find(|waypoint| takes_service(index, waypoint, wds))
+}
+
+/// Whether a service is bound to this waypoint, wholly or in part, and may use it.
+fn takes_service(index: &Index<'_>, waypoint: &Waypoint, service: &wds::Service) -> bool {
+    let shares = service.weighted_waypoints.iter();
+    let mut bound = service
+        .waypoint
+        .iter()
+        .chain(shares.filter_map(|share| share.destination.as_ref()));
+    bound.any(|bound| takes(index, waypoint, &service.namespace, Some(bound)))
 }
 
 /// Whether what is bound like this, in that namespace, is for this waypoint and may use it. What is bound and may not
@@ -208,9 +220,7 @@ impl<'a> Served<'a> {
         };
         for address in translation.addresses.values() {
             match &address.r#type {
-                Some(address::Type::Service(wds))
-                    if served.is_mine(&wds.namespace, wds.waypoint.as_ref()) =>
-                {
+                Some(address::Type::Service(wds)) if takes_service(index, waypoint, wds) => {
                     let object = index.store.services.find(&wds.namespace, &wds.name);
                     served
                         .services
@@ -220,7 +230,12 @@ impl<'a> Served<'a> {
                     for service in workload.services.keys() {
                         served.behind.entry(service).or_default().push(workload);
                     }
-                    if served.is_mine(&workload.namespace, workload.waypoint.as_ref()) {
+                    if takes(
+                        index,
+                        waypoint,
+                        &workload.namespace,
+                        workload.waypoint.as_ref(),
+                    ) {
                         served.workloads.push(workload);
                     }
                 }
@@ -233,10 +248,6 @@ impl<'a> Served<'a> {
         served
     }
 
-    fn is_mine(&self, namespace: &str, bound: Option<&wds::GatewayAddress>) -> bool {
-        takes(self.index, self.waypoint, namespace, bound)
-    }
-
     /// The WDS form of a service.
     pub fn wds_of(&self, service: &objects::Service) -> Option<&'a wds::Service> {
         wds_of(self.index, self.translation, service)
@@ -245,7 +256,7 @@ impl<'a> Served<'a> {
     /// Whether this waypoint serves it.
     pub fn serves(&self, service: &objects::Service) -> bool {
         self.wds_of(service)
-            .is_some_and(|service| self.is_mine(&service.namespace, service.waypoint.as_ref()))
+            .is_some_and(|service| takes_service(self.index, self.waypoint, service))
     }
 
     /// Port numbers of all served services with every protocol that is known to stand behind them.

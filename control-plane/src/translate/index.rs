@@ -9,6 +9,7 @@ use super::{
     Mesh,
     binding::{self, Waypoint},
     peer::Peers,
+    routes::ByParent,
 };
 use crate::store::Store;
 
@@ -28,6 +29,8 @@ pub struct Index<'a> {
     /// The reverse: services of each pod.
     pub(crate) services_of: BTreeMap<Name<'a>, Vec<&'a Arc<Service>>>,
     pub(crate) peers: Peers<'a>,
+    /// Routes by the service that they name as parent.
+    pub(crate) routes: ByParent<'a>,
 }
 
 impl<'a> Index<'a> {
@@ -39,6 +42,7 @@ impl<'a> Index<'a> {
             members: BTreeMap::new(),
             services_of: BTreeMap::new(),
             peers: Peers::new(store, mesh),
+            routes: ByParent::new(store),
         };
         let mut by_label = ByLabel::new();
         for pod in store.pods.all() {

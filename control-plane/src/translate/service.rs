@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use objects::{Fault, IntOrString, Service, ServicePort};
+use objects::{Fault, IntOrString, Key, Kind, Service, ServicePort};
 use proto::workload::{
     self as wds, Address, AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, Port, address,
     load_balancing::{HealthPolicy, Mode, Scope},
@@ -45,11 +45,13 @@ pub(super) fn translate(
     if spec.r#type == "ExternalName" {
         return None;
     }
+    let key = Key::new(Kind::Service, &meta.namespace, &meta.name);
     let namespace = index.store.namespaces.find("", &meta.namespace);
     let ingress = meta
         .label(INGRESS_USE_WAYPOINT)
         .or_else(|| namespace.and_then(|namespace| namespace.metadata.label(INGRESS_USE_WAYPOINT)));
     let addresses = spec.addresses().into_iter();
+    let binding = binding::of_service(index, service).told(&key, faults);
     let translated = wds::Service {
         name: meta.name.clone(),
         namespace: meta.namespace.clone(),
@@ -62,7 +64,8 @@ pub(super) fn translate(
             })
             .collect(),
         ports: spec.ports.iter().map(port).collect(),
-        waypoint: binding::of_service(index, service, faults),
+        waypoint: binding.address,
+        weighted_waypoints: binding.weighted,
         load_balancing: load_balancing(index, service),
         ip_families: ip_families(service).into(),
         canonical: true,

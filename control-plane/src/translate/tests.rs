@@ -6,6 +6,7 @@ use proto::workload::{GatewayAddress, Workload, address, gateway_address::Destin
 use super::*;
 
 mod policies;
+mod verdicts;
 mod waypoints;
 mod workloads;
 

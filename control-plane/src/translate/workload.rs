@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use objects::{EndpointSlice, Fault, IntOrString, Meta, Pod, ServicePort, enroll};
+use objects::{EndpointSlice, Fault, IntOrString, Key, Kind, Meta, Pod, ServicePort, enroll};
 use proto::workload::{
     Address, Locality, NetworkMode, Port, PortList, TunnelProtocol, Workload, WorkloadStatus,
     WorkloadType, address,
@@ -11,7 +11,7 @@ use proto::workload::{
 use super::{
     Index, binding,
     index::SERVICE_NAME,
-    policy,
+    policy, require,
     service::{is_tcp, octets, resource_name},
 };
 
@@ -33,6 +33,7 @@ pub(super) fn of_pod(index: &Index<'_>, pod: &Pod, faults: &mut Vec<Fault>) -> O
         return None;
     }
     let (mesh, meta) = (index.mesh, &pod.metadata);
+    let key = Key::new(Kind::Pod, &meta.namespace, &meta.name);
     let native_tunnel = meta.label(TUNNEL) == Some("http");
     let tunnel = if native_tunnel || is_captured(index, pod) {
         TunnelProtocol::Hbone
@@ -64,14 +65,18 @@ pub(super) fn of_pod(index: &Index<'_>, pod: &Pod, faults: &mut Vec<Fault>) -> O
             mesh.trust_domain.clone()
         },
         service_account: pod.service_account().into(),
-        waypoint: binding::of_pod(index, pod, faults),
+        waypoint: binding::of_pod(index, pod).told(&key, faults).address,
         node: pod.spec.node_name.clone(),
         canonical_name: canonical_name(meta, &workload_name),
         canonical_revision: canonical_revision(meta),
         workload_type: WorkloadType::Pod.into(),
         workload_name,
         services: services(index, pod),
-        authorization_policies: policy::names_for(index, meta),
+        authorization_policies: [
+            policy::names_for(index, meta),
+            require::names_for(index, pod),
+        ]
+        .concat(),
         status: status.into(),
         cluster_id: mesh.cluster_id.clone(),
         locality: locality(index, &pod.spec.node_name),

@@ -267,9 +267,9 @@ fn listeners_of_the_rich_set_are_istiods() {
             "the only TLS port is that of a ServiceEntry, and TLS is looked into only if a policy asks for the server name",
         ),
         (
-            "*<inbound-vip|7070|http|grpc*.RouteConfig.*",
-            4,
-            "GRPCRoute is not read yet",
+            "*<inbound-vip|7070|http|grpc*.RouteConfig.*.cluster_not_found_response_code",
+            1,
+            "the Gateway API wants UNAVAILABLE for a gRPC backend that is not there; istiod's 500 reads as UNKNOWN",
         ),
         (
             "*<inbound-vip|80|http|httpbin*.RouteConfig.*",

@@ -9,6 +9,8 @@ mod directory;
 pub mod enroll;
 mod fault;
 mod gateway;
+mod grant;
+mod grpc;
 mod meta;
 mod object;
 mod parse;
@@ -28,6 +30,8 @@ pub use self::{
     gateway::{
         AllowedRoutes, Gateway, GatewayClass, GatewaySpec, GatewayStatus, Listener, RouteNamespaces,
     },
+    grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec},
+    grpc::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec, GrpcRule},
     meta::{LabelSelector, Meta, OwnerReference, Requirement, Selector},
     object::{Key, Kind, Object},
     parse::{Parsed, parse, read},
@@ -37,9 +41,9 @@ pub use self::{
         Rule, TargetRef,
     },
     route::{
-        BackendRef, Fraction, HeaderMatch, HeaderModifier, HeaderValue, HttpRoute, HttpRouteSpec,
-        Mirror, ParentRef, PathMatch, PathModifier, QueryMatch, Redirect, Rewrite, RouteFilter,
-        RouteMatch, RouteRetry, RouteRule, RouteTimeouts,
+        BackendRef, CorsFilter, Fraction, HeaderMatch, HeaderModifier, HeaderValue, HttpRoute,
+        HttpRouteSpec, Mirror, ParentRef, PathMatch, PathModifier, QueryMatch, Redirect, Rewrite,
+        RouteFilter, RouteMatch, RouteRetry, RouteRule, RouteTimeouts,
     },
     source::{Change, Event, Source},
     validate::duration,

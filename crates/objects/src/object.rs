@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc};
 use crate::{
     core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
     gateway::{Gateway, GatewayClass},
+    grant::ReferenceGrant,
+    grpc::GrpcRoute,
     meta::Meta,
     policy::{AuthorizationPolicy, PeerAuthentication},
     route::HttpRoute,
@@ -88,6 +90,8 @@ kinds! {
     Gateway, "Gateway", "gateway.networking.k8s.io", true;
     GatewayClass, "GatewayClass", "gateway.networking.k8s.io", false;
     HttpRoute, "HTTPRoute", "gateway.networking.k8s.io", true;
+    GrpcRoute, "GRPCRoute", "gateway.networking.k8s.io", true;
+    ReferenceGrant, "ReferenceGrant", "gateway.networking.k8s.io", true;
     AuthorizationPolicy, "AuthorizationPolicy", "security.istio.io", true;
     PeerAuthentication, "PeerAuthentication", "security.istio.io", true;
 }

@@ -8,6 +8,8 @@ use crate::{
     core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount},
     fault::Fault,
     gateway::{Gateway, GatewayClass},
+    grant::ReferenceGrant,
+    grpc::GrpcRoute,
     meta::Selector,
     object::{Key, Kind, Object},
     policy::{AuthorizationPolicy, Mtls, MtlsMode, PeerAuthentication, TargetRef},
@@ -56,9 +58,7 @@ const OTHER_KINDS: [(&str, &[&str]); 4] = [
             "BackendLBPolicy",
             "BackendTLSPolicy",
             "BackendTrafficPolicy",
-            "GRPCRoute",
             "ListenerSet",
-            "ReferenceGrant",
             "ReferencePolicy",
             "TCPRoute",
             "TLSRoute",
@@ -272,21 +272,31 @@ fn object(kind: Kind, mut value: Value, parsed: &mut Parsed) {
         Kind::Gateway => decode::<Gateway>(&value, &mut unknown),
         Kind::GatewayClass => decode::<GatewayClass>(&value, &mut unknown),
         Kind::HttpRoute => decode::<HttpRoute>(&value, &mut unknown),
+        Kind::GrpcRoute => decode::<GrpcRoute>(&value, &mut unknown),
+        Kind::ReferenceGrant => decode::<ReferenceGrant>(&value, &mut unknown),
         Kind::AuthorizationPolicy => decode::<AuthorizationPolicy>(&value, &mut unknown),
         Kind::PeerAuthentication => decode::<PeerAuthentication>(&value, &mut unknown),
     };
-    let guards = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
+    let guards = matches!(
+        kind,
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ReferenceGrant
+    );
     let result = decoded.and_then(|object| match unknown.first() {
         // A guard with a part that we do not understand would guard less than its author wrote.
-        Some(field) if guards => Err((
-            field.clone(),
-            "unknown field; a policy is taken whole or not at all".into(),
-        )),
+        Some(field) if guards => {
+            let what = if kind == Kind::ReferenceGrant {
+                "grant"
+            } else {
+                "policy"
+            };
+            let why = format!("unknown field; a {what} is taken whole or not at all");
+            Err((field.clone(), why))
+        }
         _ => Ok(object),
     });
     match result {
         Ok(object) => {
-            if matches!(kind, Kind::Gateway | Kind::HttpRoute) {
+            if matches!(kind, Kind::Gateway | Kind::HttpRoute | Kind::GrpcRoute) {
                 parsed.warnings.extend(unknown.into_iter().map(|field| {
                     Fault::warning(
                         Some(key.clone()),

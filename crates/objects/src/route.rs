@@ -1,4 +1,4 @@
-//! Gateway API v1 `HTTPRoute`, the fields that a waypoint carries out. What is not listed here is reported as
+//! Gateway API v1.6 `HTTPRoute`, the fields that a waypoint carries out. What is not listed here is reported as
 //! unknown when it stands in a manifest.
 
 use serde::Deserialize;
@@ -115,7 +115,7 @@ pub struct QueryMatch {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteFilter {
-    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestMirror`, `RequestRedirect`, `URLRewrite`, …
+    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestMirror`, `RequestRedirect`, `URLRewrite`, `CORS`, …
     pub r#type: String,
     /// For `RequestHeaderModifier`.
     pub request_header_modifier: Option<HeaderModifier>,
@@ -127,6 +127,26 @@ pub struct RouteFilter {
     pub request_redirect: Option<Redirect>,
     /// For `URLRewrite`.
     pub url_rewrite: Option<Rewrite>,
+    /// For `CORS`.
+    pub cors: Option<CorsFilter>,
+}
+
+/// What browsers may do with answers to pages of other origins. Lists that hold `*` hold nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CorsFilter {
+    /// Origins: `*`, or scheme and host (which may be or begin with `*`) and perhaps a port.
+    pub allow_origins: Vec<String>,
+    /// With credentials; absent means without.
+    pub allow_credentials: Option<bool>,
+    /// Methods, or `*`.
+    pub allow_methods: Vec<String>,
+    /// Headers of requests, or `*`.
+    pub allow_headers: Vec<String>,
+    /// Headers of answers that pages may read, or `*`.
+    pub expose_headers: Vec<String>,
+    /// Seconds for which the answer to a preflight holds; absent means 5.
+    pub max_age: Option<u32>,
 }
 
 /// Header changes.

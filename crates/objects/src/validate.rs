@@ -7,6 +7,9 @@ use crate::{
     gateway::{Gateway, GatewayClass},
 };
 
+mod cors;
+mod grant;
+mod grpc;
 mod policy;
 mod route;
 

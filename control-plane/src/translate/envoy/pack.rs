@@ -115,6 +115,8 @@ pub(super) fn number(value: u32) -> Option<protobuf::UInt32Value> {
     Some(protobuf::UInt32Value { value })
 }
 
+pub(super) const TRUE: protobuf::BoolValue = protobuf::BoolValue { value: true };
+
 pub(super) fn flag(value: bool) -> Option<protobuf::BoolValue> {
     Some(protobuf::BoolValue { value })
 }

@@ -1,25 +1,31 @@
-//! HTTPRoute to Envoy routes. A service port without an HTTPRoute has one default route to itself; with one, only what
-//! its rules match is answered.
+//! HTTPRoute and GRPCRoute to Envoy routes. A service port without a route has one default route to itself; with one, only
+//! what its rules match is answered.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::route::v3::{
     Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
     route_action::ClusterSpecifier, route_match::PathSpecifier,
 };
-use objects::{Fault, HttpRoute, Key, Kind, ParentRef, RouteMatch as Wanted, Service};
+use objects::{Fault, Service};
 
-use super::{Served, ServedService, pack, ports};
+use super::{
+    super::routes::{Attached, Match, Rule},
+    Served, ServedService, pack, ports,
+};
 
 mod action;
+mod filters;
 mod matches;
 mod path;
 mod retry;
 
+pub(in super::super) use matches::needs_prefix;
+
 /// Envoy's limit for bodies of direct responses, which istiod states on default routes.
 const MAX_BODY: u32 = 1 << 20;
 
-/// The HTTP routes of one waypoint's services.
+/// The routes of one waypoint's services.
 pub(super) struct Routes<'a> {
     /// By namespace and name of the service, and port.
     by_port: BTreeMap<(&'a str, &'a str, u16), Vec<Route>>,
@@ -28,11 +34,11 @@ pub(super) struct Routes<'a> {
 }
 
 /// One match of one rule, not yet in order.
-struct Entry<'a> {
+struct Entry<'r, 'a> {
     rank: matches::Rank,
-    route: &'a HttpRoute,
-    rule: usize,
-    wanted: Option<&'a Wanted>,
+    rule: &'r Rule<'a>,
+    by_port: bool,
+    wanted: Match<'a>,
 }
 
 impl<'a> Routes<'a> {
@@ -44,7 +50,9 @@ impl<'a> Routes<'a> {
         for service in &served.services {
             let (namespace, name) = (service.wds.namespace.as_str(), service.wds.name.as_str());
             for port in ports(service.object) {
-                let attached = attached(served, service.object, port.number);
+                let by_parent = &served.index.routes;
+                let attached =
+                    by_parent.attached(service.object, &served.waypoint.namespace, port.number);
                 if !attached.is_empty() {
                     let list = routes.translate(served, service, port.number, &attached, faults);
                     routes.by_port.insert((namespace, name, port.number), list);
@@ -65,26 +73,27 @@ impl<'a> Routes<'a> {
         served: &Served<'a>,
         service: &ServedService<'a>,
         port: u16,
-        attached: &[&'a Arc<HttpRoute>],
+        attached: &[Attached<'a>],
         faults: &mut Vec<Fault>,
     ) -> Vec<Route> {
-        let mut entries = Vec::new();
-        for route in attached {
-            for (rule, content) in route.spec.rules.iter().enumerate() {
-                let wanted: Vec<Option<&Wanted>> = if content.matches.is_empty() {
-                    vec![None]
-                } else {
-                    content.matches.iter().map(Some).collect()
-                };
-                let entry = |wanted| Entry {
-                    rank: matches::rank(wanted),
-                    route,
+        let rules: Vec<(bool, Rule<'a>)> = attached
+            .iter()
+            .flat_map(|attached| {
+                let rules = attached.route.rules().into_iter();
+                rules.map(|rule| (attached.by_port, rule))
+            })
+            .collect();
+        let mut entries: Vec<Entry<'_, 'a>> = rules
+            .iter()
+            .flat_map(|(by_port, rule)| {
+                rule.matches.iter().map(|wanted| Entry {
+                    rank: matches::rank(*wanted),
                     rule,
-                    wanted,
-                };
-                entries.extend(wanted.into_iter().map(entry));
-            }
-        }
+                    by_port: *by_port,
+                    wanted: *wanted,
+                })
+            })
+            .collect();
         // Stable: what is equally specific keeps the order of age, name and writing.
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.rank));
         let mut translation = action::Translation {
@@ -119,53 +128,6 @@ impl<'a> Routes<'a> {
             ),
         }
     }
-}
-
-/// The HTTPRoutes of a service port, oldest first. Routes that name the port go before those that mean all ports, and
-/// exclude them, as in the Gateway API's mesh rules.
-fn attached<'a>(served: &Served<'a>, service: &Service, port: u16) -> Vec<&'a Arc<HttpRoute>> {
-    let meta = &service.metadata;
-    let refers = |route: &HttpRoute, parent: &ParentRef| {
-        parent.kind.as_deref() == Some("Service")
-            && matches!(parent.group.as_deref(), Some("" | "core"))
-            && parent
-                .namespace
-                .as_deref()
-                .unwrap_or(&route.metadata.namespace)
-                == meta.namespace
-            && parent.name == meta.name
-    };
-    // A route of another namespace would be a consumer's own view, which a shared waypoint cannot have.
-    let homes = [&meta.namespace, &served.waypoint.namespace];
-    let all = served
-        .index
-        .store
-        .http_routes
-        .all()
-        .filter(|route| homes.contains(&&route.metadata.namespace));
-    let all: Vec<&Arc<HttpRoute>> = all.collect();
-    let with = |wanted: Option<u16>| -> Vec<&Arc<HttpRoute>> {
-        let hit = |route: &HttpRoute| {
-            route
-                .spec
-                .parent_refs
-                .iter()
-                .any(|parent| refers(route, parent) && parent.port == wanted)
-        };
-        all.iter().copied().filter(|route| hit(route)).collect()
-    };
-    let mut routes = with(Some(port));
-    if routes.is_empty() {
-        routes = with(None);
-    }
-    routes.sort_by_key(|route| {
-        (
-            &route.metadata.creation_timestamp,
-            &route.metadata.namespace,
-            &route.metadata.name,
-        )
-    });
-    routes
 }
 
 fn table(name: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
@@ -214,12 +176,4 @@ fn decorator(operation: String) -> Decorator {
         operation,
         ..Decorator::default()
     }
-}
-
-fn key(route: &HttpRoute) -> Key {
-    Key::new(
-        Kind::HttpRoute,
-        &route.metadata.namespace,
-        &route.metadata.name,
-    )
 }

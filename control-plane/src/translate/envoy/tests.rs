@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod endpoints;
+mod grpc;
 mod policies;
 mod routes;
 
@@ -239,6 +240,24 @@ fn what_the_listener_does_not_admit_has_no_chain_and_no_place_in_the_tree() {
             let found = tree.windows(8).any(|bytes| bytes == address.as_bytes());
             assert_eq!(found, admitted, "{from} {address}");
         }
+    }
+}
+
+#[test]
+fn a_canary_serves_what_it_has_a_share_of() {
+    let store = store(&format!(
+        "{}{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: next, namespace: app}}, spec: {{gatewayClassName: istio-waypoint}}}}",
+        BASE.replace(
+            "name: s, namespace: app}",
+            "name: s, namespace: app, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-canary: next}}"
+        )
+    ));
+    let mesh = Mesh::default();
+    let index = mesh.index(&store);
+    let translation = translate_wds(&index);
+    for waypoint in index.waypoints() {
+        let resources = translate(&index, &translation, waypoint, &mut Vec::new());
+        assert!(resources.clusters.contains_key(S80), "{}", waypoint.name);
     }
 }
 

@@ -195,3 +195,138 @@ fn a_gateway_without_service_is_reported() {
         ]
     );
 }
+
+/// A waypoint for the pods of one account only, as that account's label says it.
+#[test]
+fn a_waypoint_of_an_account_is_bound_to_nothing_of_another_account() {
+    let all = gateway("istio.io/waypoint-for: all", "Same");
+    let other = pod("app: b", "")
+        .replace("name: p", "name: q")
+        .replace("serviceAccountName: sa", "serviceAccountName: x")
+        .replace("10.0.0.1", "10.0.0.2");
+    let theirs = SERVICE
+        .replace("name: s", "name: t")
+        .replace("10.1.0.1", "10.1.0.2")
+        .replace("app: a", "app: b");
+    let text = namespace("") + &all + ACCOUNT + SERVICE + &theirs + &pod("app: a", "") + &other;
+    let translation = translated(&text);
+    let bound = |address: Option<GatewayAddress>| host(address.as_ref()).is_some();
+    let of = |name: &str| bound(workload(&translation, name).waypoint);
+    assert_eq!((of("p"), of("q")), (true, false));
+    let of = |name: &str| bound(service(&translation, name).waypoint);
+    assert_eq!((of("s"), of("t")), (true, false));
+}
+
+#[test]
+fn a_pod_that_requires_its_waypoints_lets_nobody_else_in() {
+    let requires = "ambient.causeway.dev/require-waypoint: 'true'";
+    let gateway = gateway("istio.io/waypoint-for: all", "Same");
+    let server = "{apiVersion: v1, kind: Pod, metadata: {name: wp-1, namespace: app, labels: {gateway.networking.k8s.io/gateway-name: wp}}, spec: {nodeName: n, serviceAccountName: runs-wp}, status: {podIPs: [{ip: 10.0.0.9}]}}\n---\n";
+    let policies = |text: String| {
+        let translation = translated(&text);
+        (
+            workload(&translation, "p").authorization_policies,
+            translation,
+        )
+    };
+    let text = format!("{gateway}{ACCOUNT}{SERVICE}{}", pod("app: a", ""));
+    assert_eq!(policies(namespace("") + &text).0, [""; 0]);
+    let (names, translation) = policies(namespace(requires) + &text);
+    assert_eq!(names, ["app/istio_allow_waypoint_app_wp"]);
+    let principals = |translation: &Translation| {
+        let policy = &translation.authorizations["app/istio_allow_waypoint_app_wp"];
+        assert_eq!(policy.action, i32::from(proto::security::Action::Allow));
+        format!("{:?}", policy.rules[0].clauses[0].matches[0].principals)
+    };
+    let runs_as = |account: &str| format!("Exact(\"cluster.local/ns/app/sa/{account}\")");
+    assert!(
+        principals(&translation).contains(&runs_as("wp")),
+        "its name, while no pod is there"
+    );
+    let (_, translation) = policies(namespace(requires) + &text + server);
+    assert!(principals(&translation).contains(&runs_as("runs-wp")));
+    // Only the service is bound: its waypoint is let in all the same.
+    let by_service = format!(
+        "{}{gateway}{}{}",
+        namespace(requires),
+        SERVICE.replace(
+            "namespace: app}",
+            "namespace: app, labels: {istio.io/use-waypoint: wp}}"
+        ),
+        pod("app: a", "")
+    );
+    assert_eq!(
+        policies(by_service.clone()).0,
+        ["app/istio_allow_waypoint_app_wp"]
+    );
+    let not_me = by_service.replace(
+        "labels: {app: a}",
+        "labels: {app: a, ambient.causeway.dev/require-waypoint: 'false'}",
+    );
+    assert_eq!(policies(not_me).0, [""; 0]);
+    let unbound = format!(
+        "{}{gateway}{SERVICE}{}",
+        namespace(requires),
+        pod("app: a", "")
+    );
+    assert_eq!(policies(unbound).0, [""; 0]);
+}
+
+#[test]
+fn a_canary_takes_its_share_of_a_service() {
+    let second = gateway("", "Same")
+        .replace("name: wp", "name: next")
+        .replace("10.1.0.9", "10.1.0.8");
+    let both = gateway("", "Same") + &second;
+    let shares = |labels: &str, weight: &str, more: &str| {
+        let meta =
+            format!("namespace: app, labels: {{{USES}, {labels}}}, annotations: {{{weight}}}}}");
+        let text = both.clone() + more + &SERVICE.replace("namespace: app}", &meta);
+        let translation = translated(&text);
+        let weighted = service(&translation, "s").weighted_waypoints.into_iter();
+        let shares: Vec<(String, u32)> = weighted
+            .map(|one| {
+                (
+                    host(one.destination.as_ref()).unwrap_or_default(),
+                    one.weight,
+                )
+            })
+            .collect();
+        (shares, faults(&translation))
+    };
+    let canary = "istio.io/use-waypoint-canary: next";
+    let weight = |weight: &str| format!("istio.io/use-waypoint-canary-weight: '{weight}'");
+    let of = |first: u32, second: u32| {
+        let name = |name: &str| format!("app/{name}.app.svc.cluster.local");
+        vec![(name("wp"), first), (name("next"), second)]
+    };
+    assert_eq!(shares(canary, &weight("30"), ""), (of(70, 30), vec![]));
+    assert_eq!(
+        shares(canary, "", ""),
+        (of(100, 0), vec![]),
+        "no weight is none"
+    );
+    assert_eq!(shares("a: b", &weight("30"), ""), (vec![], vec![]));
+    for (labels, weight, why) in [
+        (
+            canary,
+            weight("101"),
+            "canary waypoint app/next needs a weight from 0 to 100",
+        ),
+        (
+            "istio.io/use-waypoint-canary: wp",
+            weight("1"),
+            "canary waypoint app/wp is the waypoint itself",
+        ),
+        (
+            "istio.io/use-waypoint-canary: gone",
+            weight("1"),
+            "canary waypoint app/gone is not there",
+        ),
+    ] {
+        let told = format!(
+            "Service app/s: metadata.labels[istio.io/use-waypoint]: {why}; all traffic goes through the first waypoint"
+        );
+        assert_eq!(shares(labels, &weight, ""), (vec![], vec![told]));
+    }
+}

@@ -264,7 +264,7 @@ fn a_slip_in_kind_or_group_is_refused_and_what_exists_is_let_alone() {
         ("crd.projectcalico.org/v1", "Node", 0),
         ("networking.istio.io/v1", "Gateway", 1),
         ("security.istio.io/v1", "RequestAuthentication", 1),
-        ("gateway.networking.k8s.io/v1", "GRPCRoute", 1),
+        ("gateway.networking.k8s.io/v1", "TCPRoute", 1),
     ] {
         let parsed = parse(&text(version, kind));
         assert!(parsed.results.is_empty(), "{version} {kind}: {parsed:?}");
@@ -301,6 +301,108 @@ fn a_policy_takes_texts_as_long_as_what_they_name_can_be() {
         let got = only(&text).err().map(|fault| fault.why);
         assert_eq!(got.as_deref(), refused, "{rule:.60}");
     }
+}
+
+#[test]
+fn the_kinds_and_filters_of_routes_are_checked() {
+    let object = |version: &str, kind: &str, spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: x, namespace: app}}\nspec: {spec}\n"
+        )
+    };
+    let grpc = |rule: &str| object("v1", "GRPCRoute", &format!("{{rules: [{{{rule}}}]}}"));
+    let method = |method: &str| grpc(&format!("matches: [{{method: {{{method}}}}}]"));
+    let cors = |cors: &str| {
+        let filter = format!("{{rules: [{{filters: [{{type: CORS, cors: {{{cors}}}}}]}}]}}");
+        object("v1", "HTTPRoute", &filter)
+    };
+    let grant = |spec: &str| object("v1beta1", "ReferenceGrant", spec);
+    for good in [
+        grpc("backendRefs: [{name: a, port: 1, weight: 0}]"),
+        method("service: a.b_c.D, method: E"),
+        method("method: E1"),
+        method("type: RegularExpression, service: 'a|b'"),
+        cors("allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*']"),
+        cors("allowOrigins: ['https://*.a.example:8443', 'http://a', 'https://*']"),
+        grant(
+            "{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a}], to: [{group: '', kind: Service}]}",
+        ),
+    ] {
+        assert!(only(&good).is_ok(), "{good}: {:?}", only(&good));
+    }
+    let at = |text: &str| format!("x: spec.{text}");
+    for (text, message) in [
+        (
+            method("type: Exact"),
+            at("rules[0].matches[0].method: must name a service, a method, or both"),
+        ),
+        (
+            method("service: a/b"),
+            at("rules[0].matches[0].method.service: `a/b` is no service name"),
+        ),
+        (
+            method("method: a.b"),
+            at("rules[0].matches[0].method.method: `a.b` is no method name"),
+        ),
+        (
+            method("type: Prefix, method: a"),
+            at(
+                "rules[0].matches[0].method.method.type: `Prefix` must be Exact or RegularExpression",
+            ),
+        ),
+        (
+            grpc("filters: [{type: URLRewrite, urlRewrite: {hostname: a}}]"),
+            at("rules[0].filters: a GRPCRoute has no filter URLRewrite"),
+        ),
+        (
+            grpc("name: 'a b'"),
+            at("rules[0].name: `a b` must be lower case letters, digits, `-` and `.`"),
+        ),
+        (
+            grpc("backendRefs: [{name: a}]"),
+            at("rules[0].backendRefs[0].port: is required for a Service"),
+        ),
+        (
+            cors("allowOrigins: ['https://a/b']"),
+            at("rules[0].filters[0].cors.allowOrigins[0]: `https://a/b` is not allowed here"),
+        ),
+        (
+            cors("allowOrigins: [null.example]"),
+            at("rules[0].filters[0].cors.allowOrigins[0]: `null.example` is not allowed here"),
+        ),
+        (
+            cors("allowOrigins: ['*', 'https://a']"),
+            at("rules[0].filters[0].cors.allowOrigins: `*` must stand alone"),
+        ),
+        (
+            cors("maxAge: 0"),
+            at("rules[0].filters[0].cors.maxAge: must be at least 1"),
+        ),
+        (
+            grant("{from: [{kind: HTTPRoute}]}"),
+            at("from[0].namespace: `` must be the name of a namespace"),
+        ),
+        (
+            grant("{to: [{kind: Service, nam: a}]}"),
+            at("to[0].nam: unknown field; a grant is taken whole or not at all"),
+        ),
+    ] {
+        assert!(
+            refusal(&text).ends_with(&message),
+            "{message}: {}",
+            refusal(&text)
+        );
+    }
+    let twice = "{type: CORS, cors: {}}, {type: CORS, cors: {}}";
+    let text = object(
+        "v1",
+        "HTTPRoute",
+        &format!("{{rules: [{{filters: [{twice}]}}]}}"),
+    );
+    assert_eq!(
+        refusal(&text),
+        "HTTPRoute app/x: spec.rules[0].filters[1].type: CORS is there twice"
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Checks of `HTTPRoute`, in line with the Gateway API's own validation.
 
-use super::{Check, Checked, duration, ensure, invalid, is_subdomain};
+use super::{Check, Checked, cors, duration, ensure, invalid, is_subdomain};
 use crate::route::{
-    BackendRef, HttpRoute, Mirror, ParentRef, PathModifier, Redirect, RouteFilter, RouteMatch,
-    RouteRule,
+    BackendRef, HeaderMatch, HttpRoute, Mirror, ParentRef, PathModifier, Redirect, RouteFilter,
+    RouteMatch, RouteRule,
 };
 
 /// The Gateway API's limit for regular expressions and values.
@@ -13,19 +13,20 @@ const MAX_PATH: usize = 1024;
 /// Largest compiled regular expression in bytes. What waypoints take: one that is larger would cost them everything
 /// else that they are told.
 const REGEX_LIMIT: usize = 1 << 20;
+/// Filters of which a rule may have one.
+const ONCE: [&str; 5] = [
+    "RequestHeaderModifier",
+    "ResponseHeaderModifier",
+    "RequestRedirect",
+    "URLRewrite",
+    "CORS",
+];
 /// Its limit for backends of one rule.
 const MAX_BACKENDS: usize = 16;
 
 impl Check for HttpRoute {
     fn check(&self) -> Checked {
-        for (i, parent) in self.spec.parent_refs.iter().enumerate() {
-            let ParentRef { name, .. } = parent;
-            ensure(
-                !name.is_empty(),
-                format!("spec.parentRefs[{i}].name"),
-                "is missing",
-            )?;
-        }
+        check_parents(&self.spec.parent_refs)?;
         self.spec
             .rules
             .iter()
@@ -34,25 +35,34 @@ impl Check for HttpRoute {
     }
 }
 
+pub(super) fn check_parents(parents: &[ParentRef]) -> Checked {
+    for (i, ParentRef { name, .. }) in parents.iter().enumerate() {
+        ensure(
+            !name.is_empty(),
+            format!("spec.parentRefs[{i}].name"),
+            "is missing",
+        )?;
+    }
+    Ok(())
+}
+
+/// It stands in logs.
+pub(super) fn check_name(at: &str, name: Option<&String>) -> Checked {
+    let Some(name) = name else { return Ok(()) };
+    ensure(
+        is_subdomain(name),
+        format!("{at}.name"),
+        format!("`{name}` must be lower case letters, digits, `-` and `.`"),
+    )
+}
+
 fn check_rule(at: &str, rule: &RouteRule) -> Checked {
+    check_name(at, rule.name.as_ref())?;
     for (i, wanted) in rule.matches.iter().enumerate() {
         check_match(&format!("{at}.matches[{i}]"), wanted)?;
     }
-    for (i, filter) in rule.filters.iter().enumerate() {
-        check_filter(&format!("{at}.filters[{i}]"), filter)?;
-    }
-    ensure(
-        rule.backend_refs.len() <= MAX_BACKENDS,
-        format!("{at}.backendRefs"),
-        format!("must be at most {MAX_BACKENDS}"),
-    )?;
-    for (i, backend) in rule.backend_refs.iter().enumerate() {
-        let at = format!("{at}.backendRefs[{i}]");
-        check_backend(&at, backend)?;
-        for (j, filter) in backend.filters.iter().enumerate() {
-            check_filter(&format!("{at}.filters[{j}]"), filter)?;
-        }
-    }
+    check_filters(&format!("{at}.filters"), &rule.filters)?;
+    check_backends(at, &rule.backend_refs)?;
     if let Some(timeouts) = &rule.timeouts {
         check_duration(format!("{at}.timeouts.request"), timeouts.request.as_ref())?;
         check_duration(
@@ -74,6 +84,36 @@ fn check_rule(at: &str, rule: &RouteRule) -> Checked {
     Ok(())
 }
 
+/// Filters of a rule or a backend. Of those that change one thing there may be one each: which of two would count?
+pub(super) fn check_filters(at: &str, filters: &[RouteFilter]) -> Checked {
+    for (i, filter) in filters.iter().enumerate() {
+        check_filter(&format!("{at}[{i}]"), filter)?;
+        let twice = filters[..i]
+            .iter()
+            .any(|other| other.r#type == filter.r#type);
+        ensure(
+            !twice || !ONCE.contains(&filter.r#type.as_str()),
+            format!("{at}[{i}].type"),
+            format!("{} is there twice", filter.r#type),
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_backends(at: &str, backends: &[BackendRef]) -> Checked {
+    ensure(
+        backends.len() <= MAX_BACKENDS,
+        format!("{at}.backendRefs"),
+        format!("must be at most {MAX_BACKENDS}"),
+    )?;
+    for (i, backend) in backends.iter().enumerate() {
+        let at = format!("{at}.backendRefs[{i}]");
+        check_backend(&at, backend)?;
+        check_filters(&format!("{at}.filters"), &backend.filters)?;
+    }
+    Ok(())
+}
+
 fn check_match(at: &str, wanted: &RouteMatch) -> Checked {
     if let Some(path) = &wanted.path {
         let value = path.value.as_deref().unwrap_or("/");
@@ -88,30 +128,10 @@ fn check_match(at: &str, wanted: &RouteMatch) -> Checked {
             }
         }
     }
-    let headers = wanted
-        .headers
-        .iter()
-        .map(|h| ("headers", &h.r#type, &h.name, &h.value));
-    let queries = wanted
-        .query_params
-        .iter()
-        .map(|q| ("queryParams", &q.r#type, &q.name, &q.value));
-    for (list, kind, name, value) in headers.chain(queries) {
-        let at = format!("{at}.{list}");
-        ensure(
-            is_token(name),
-            format!("{at}.name"),
-            format!("`{name}` is no valid name"),
-        )?;
-        match kind.as_deref().unwrap_or("Exact") {
-            "Exact" => ensure(
-                value.len() <= MAX_VALUE,
-                format!("{at}.value"),
-                "is too long",
-            )?,
-            "RegularExpression" => regular(format!("{at}.value"), value)?,
-            other => return invalid(format!("{at}.type"), unknown_type(other, "Exact")),
-        }
+    check_headers(at, &wanted.headers)?;
+    for query in &wanted.query_params {
+        let at = format!("{at}.queryParams");
+        check_value(&at, query.r#type.as_deref(), &query.name, &query.value)?;
     }
     match &wanted.method {
         Some(method) => ensure(
@@ -123,7 +143,31 @@ fn check_match(at: &str, wanted: &RouteMatch) -> Checked {
     }
 }
 
-fn unknown_type(kind: &str, others: &str) -> String {
+pub(super) fn check_headers(at: &str, headers: &[HeaderMatch]) -> Checked {
+    let at = format!("{at}.headers");
+    headers.iter().try_for_each(|header| {
+        check_value(&at, header.r#type.as_deref(), &header.name, &header.value)
+    })
+}
+
+fn check_value(at: &str, kind: Option<&str>, name: &str, value: &str) -> Checked {
+    ensure(
+        is_token(name),
+        format!("{at}.name"),
+        format!("`{name}` is no valid name"),
+    )?;
+    match kind.unwrap_or("Exact") {
+        "Exact" => ensure(
+            value.len() <= MAX_VALUE,
+            format!("{at}.value"),
+            "is too long",
+        ),
+        "RegularExpression" => regular(format!("{at}.value"), value),
+        other => invalid(format!("{at}.type"), unknown_type(other, "Exact")),
+    }
+}
+
+pub(super) fn unknown_type(kind: &str, others: &str) -> String {
     format!("`{kind}` must be {others} or RegularExpression")
 }
 
@@ -144,7 +188,7 @@ fn plain_path(at: &str, value: &str) -> Checked {
 }
 
 /// It must be good by itself (its brackets could close ours) and as waypoints use it, for the whole text.
-fn regular(at: String, pattern: &str) -> Checked {
+pub(super) fn regular(at: String, pattern: &str) -> Checked {
     ensure(pattern.len() <= MAX_VALUE, at.clone(), "is too long")?;
     let build = |text: &str| {
         let mut builder = regex::RegexBuilder::new(text);
@@ -197,6 +241,7 @@ fn check_members(at: &str, filter: &RouteFilter) -> Checked {
             filter.request_redirect.is_some(),
         ),
         ("URLRewrite", "urlRewrite", filter.url_rewrite.is_some()),
+        ("CORS", "cors", filter.cors.is_some()),
     ];
     for (kind, member, present) in members {
         let wanted = filter.r#type == kind;
@@ -267,6 +312,9 @@ fn check_filter(at: &str, filter: &RouteFilter) -> Checked {
         if let Some(path) = &rewrite.path {
             check_modifier(&format!("{at}.urlRewrite.path"), path)?;
         }
+    }
+    if let Some(policy) = &filter.cors {
+        cors::check(&format!("{at}.cors"), policy)?;
     }
     match &filter.request_mirror {
         Some(mirror) => check_mirror(&format!("{at}.requestMirror"), mirror),

@@ -13,8 +13,8 @@ use objects::{PathModifier, Redirect, Rewrite};
 
 use super::{super::pack, matches::Path};
 
-/// A redirect.
-pub(super) fn redirect(wanted: &Redirect, path: Path<'_>) -> Action {
+/// A redirect of requests to `own_port`, which it keeps unless it names a port or a scheme.
+pub(super) fn redirect(wanted: &Redirect, path: Path<'_>, own_port: u16) -> Action {
     let code = match wanted.status_code.unwrap_or(302) {
         301 => RedirectResponseCode::MovedPermanently,
         303 => RedirectResponseCode::SeeOther,
@@ -23,21 +23,20 @@ pub(super) fn redirect(wanted: &Redirect, path: Path<'_>) -> Action {
         _ => RedirectResponseCode::Found,
     };
     let default_port = match wanted.scheme.as_deref() {
-        Some("http") => Some(80),
-        Some("https") => Some(443),
-        _ => None,
+        Some("https") => 443,
+        _ => 80,
     };
-    let port = wanted.port.filter(|port| default_port != Some(*port));
-    let path = wanted
-        .path
-        .as_ref()
-        .map(|new| match (replacement(new), path) {
-            (Replacement::Full(path), _) => PathRewriteSpecifier::PathRedirect(path.into()),
-            (Replacement::Prefix("/" | ""), Path::Prefix(prefix)) if prefix.len() > 1 => {
-                PathRewriteSpecifier::RegexRewrite(without(prefix))
-            }
-            (Replacement::Prefix(new), _) => PathRewriteSpecifier::PrefixRewrite(new.into()),
-        });
+    let kept = wanted.scheme.is_none().then_some(own_port);
+    let port = wanted.port.or(kept).filter(|port| default_port != *port);
+    let path = match (wanted.path.as_ref().map(replacement), path) {
+        // Envoy's way to leave the path alone, which istiod always says.
+        (None, _) => PathRewriteSpecifier::PathRedirect(String::new()),
+        (Some(Replacement::Full(path)), _) => PathRewriteSpecifier::PathRedirect(path.into()),
+        (Some(Replacement::Prefix("/" | "")), Path::Prefix(prefix)) if prefix.len() > 1 => {
+            PathRewriteSpecifier::RegexRewrite(without(&prefix))
+        }
+        (Some(Replacement::Prefix(new)), _) => PathRewriteSpecifier::PrefixRewrite(new.into()),
+    };
     Action::Redirect(RedirectAction {
         host_redirect: wanted.hostname.clone().unwrap_or_default(),
         port_redirect: port.map(u32::from).unwrap_or_default(),
@@ -46,7 +45,7 @@ pub(super) fn redirect(wanted: &Redirect, path: Path<'_>) -> Action {
             .scheme
             .clone()
             .map(SchemeRewriteSpecifier::SchemeRedirect),
-        path_rewrite_specifier: path,
+        path_rewrite_specifier: Some(path),
         ..RedirectAction::default()
     })
 }
@@ -92,7 +91,7 @@ pub(super) fn rewrite(action: &mut RouteAction, wanted: &Rewrite, path: Path<'_>
             match (new.trim_end_matches('/'), prefix.trim_end_matches('/')) {
                 // `/` to `/`: nothing changes.
                 ("", "") => {}
-                ("", _) => action.regex_rewrite = Some(without(prefix)),
+                ("", _) => action.regex_rewrite = Some(without(&prefix)),
                 // The match is the single `/` that begins every path, so the new prefix must end in one.
                 (new, "") => action.prefix_rewrite = format!("{new}/"),
                 (new, _) => action.prefix_rewrite = new.into(),

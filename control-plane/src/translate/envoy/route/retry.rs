@@ -1,7 +1,5 @@
 //! Retry policies of routes.
 
-use std::time::Duration;
-
 use envoy_types::pb::envoy::{
     config::route::v3::{
         RetryPolicy,
@@ -9,13 +7,15 @@ use envoy_types::pb::envoy::{
     },
     extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
 };
-use objects::RouteRule;
+use objects::{RouteRetry, RouteTimeouts};
 
 use super::super::pack;
 
 /// Failures after which nothing can have reached the application, or that it asked to have tried again.
 const RETRY_ON: &str =
     "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+/// The same without answers.
+const CONNECTION: &str = "connect-failure,refused-stream,unavailable,cancelled";
 const RETRIES: u32 = 2;
 
 /// What a route has that says nothing of retries.
@@ -35,34 +35,35 @@ pub(super) fn default() -> RetryPolicy {
 }
 
 /// What a rule asks for; `attempts: 0` turns retries off.
-pub(super) fn of_rule(rule: &RouteRule) -> Option<RetryPolicy> {
+pub(super) fn of_rule(
+    timeouts: Option<&RouteTimeouts>,
+    retry: Option<&RouteRetry>,
+) -> Option<RetryPolicy> {
     let duration = |text: &Option<String>| {
         text.as_deref()
             .and_then(objects::duration)
             .filter(|d| !d.is_zero())
     };
     let mut policy = default();
-    if let Some(retry) = &rule.retry {
+    if let Some(retry) = retry {
         let attempts = retry.attempts.unwrap_or(RETRIES);
         if attempts == 0 {
             return None;
         }
         policy.num_retries = pack::number(attempts);
         policy.retriable_status_codes = retry.codes.clone();
+        policy.retry_on = if retry.codes.is_empty() {
+            CONNECTION.into()
+        } else {
+            RETRY_ON.into()
+        };
         policy.retry_back_off = duration(&retry.backoff).map(|base| RetryBackOff {
             base_interval: pack::time(base),
-            // Envoy's own default, ten times the base, said aloud for readers of dumps.
-            max_interval: pack::time(
-                base.saturating_mul(10)
-                    .min(Duration::from_secs(3600))
-                    .max(base),
-            ),
+            // Envoy's own default, ten times the base.
+            max_interval: None,
         });
     }
-    let per_try = rule
-        .timeouts
-        .as_ref()
-        .and_then(|timeouts| duration(&timeouts.backend_request));
+    let per_try = timeouts.and_then(|timeouts| duration(&timeouts.backend_request));
     policy.per_try_timeout = per_try.and_then(pack::time);
     Some(policy)
 }

@@ -108,7 +108,7 @@ fn matches_have_envoys_form() {
         .iter()
         .map(|header| header.name.as_str())
         .collect();
-    assert_eq!(names, [":method", "x-user"]);
+    assert_eq!(names, ["x-user", ":method"]);
 }
 
 #[test]
@@ -124,15 +124,51 @@ fn a_service_without_route_has_a_default_one_and_with_a_route_only_its_rules() {
     );
 }
 
+/// The Gateway API: without a port a route is for all ports, whatever others there are.
 #[test]
-fn a_route_for_the_port_goes_before_one_for_all_ports() {
-    let all = route("all", "", &format!("{{{TO_S}}}"));
-    let one = route("one", ", port: 80", &format!("{{{TO_S}}}"));
-    let result = waypoint(&(all.clone() + &one));
-    assert_eq!(result.routes(S80)[0].name, "app.one.0");
-    let unknown = "inbound-vip|70|http|s.app.svc.cluster.local";
-    assert_eq!(result.routes(unknown)[0].name, "app.all.0");
-    assert_eq!(waypoint(&all).routes(S80)[0].name, "app.all.0");
+fn routes_for_a_port_and_for_all_ports_count_together() {
+    let rule = |path: &str| format!("{{matches: [{{path: {{value: {path}}}}}], {TO_S}}}");
+    let all = route("all", "", &rule("/all/longer"));
+    let number = route("number", ", port: 80", &rule("/number"));
+    let name = route("name", ", sectionName: http", &rule("/n"));
+    let other = route("other", ", sectionName: http, port: 70", &rule("/o"));
+    let udp = route("udp", ", sectionName: dns", &rule("/u"));
+    let result = waypoint(&[all, number, name, other, udp].concat());
+    let names = |chain: &str| -> Vec<String> {
+        result
+            .routes(chain)
+            .into_iter()
+            .map(|route| route.name)
+            .collect()
+    };
+    assert_eq!(names(S80), ["app.all.0", "app.number.0", "app.name.0"]);
+    assert_eq!(
+        names("inbound-vip|70|http|s.app.svc.cluster.local"),
+        ["app.all.0"]
+    );
+}
+
+#[test]
+fn a_rule_that_has_a_name_is_called_so_and_operations_tell_the_backend() {
+    let rule = "{name: mine, matches: [{path: {type: RegularExpression, value: '/r+'}}], backendRefs: [{name: s, port: 70}]}";
+    let result = waypoint(&route("r", "", rule));
+    let route = result.routes(S80).remove(0);
+    assert_eq!(route.name, "mine");
+    assert_eq!(
+        route.decorator.expect("an operation").operation,
+        "s.app.svc.cluster.local:70/r+"
+    );
+    let split = "{backendRefs: [{name: s, port: 70}, {name: s, port: 80}]}";
+    let operation = |parent: &str| {
+        let result = waypoint(&self::route("r", parent, split));
+        let route = result.routes(S80).remove(0);
+        route.decorator.expect("an operation").operation
+    };
+    assert_eq!(operation(""), "app~s.app.svc.cluster.local:80/*");
+    assert_eq!(
+        operation(", port: 80"),
+        "app~80~s.app.svc.cluster.local:80/*"
+    );
 }
 
 #[test]
@@ -171,7 +207,7 @@ fn bad_backends_answer_500_and_are_reported() {
         ),
         (
             "{backendRefs: [{name: s, port: 80, namespace: other}]}",
-            "backend s: namespace other would have to grant this reference; its requests are answered with 500",
+            "backend s: no ReferenceGrant in namespace other allows this reference; its requests are answered with 500",
         ),
         (
             "{backendRefs: [{name: s, kind: Bucket}]}",
@@ -252,6 +288,28 @@ fn redirects_say_where_to() {
         "the scheme's own port goes without saying"
     );
     assert_eq!(redirect("scheme: https, port: 8443").port_redirect, 8443);
+    assert_eq!(redirect("port: 443").port_redirect, 443);
+    let on_70 = route(
+        "r",
+        "",
+        "{filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example}}]}, \
+         {filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}",
+    );
+    let ports = |chain: &str| -> Vec<u32> {
+        let routes = waypoint(&on_70).routes(chain).into_iter();
+        routes
+            .map(|route| match route.action {
+                Some(Action::Redirect(action)) => action.port_redirect,
+                other => panic!("a redirect: {other:?}"),
+            })
+            .collect()
+    };
+    assert_eq!(
+        ports("inbound-vip|70|http|s.app.svc.cluster.local"),
+        [70, 0],
+        "the port stays while the scheme does"
+    );
+    assert_eq!(ports(S80), [0, 0]);
     let path = |path: &str| redirect(&format!("path: {{{path}}}")).path_rewrite_specifier;
     assert_eq!(
         path("type: ReplaceFullPath, replaceFullPath: /new"),
@@ -372,14 +430,15 @@ fn mirrors_have_their_share() {
             "{{filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: s, port: 80}}{share}}}}}], {TO_S}}}"
         ));
         let action = forwarded(&result.routes(S80)[0].action).clone();
-        let fraction = action.request_mirror_policies[0].runtime_fraction.clone();
-        fraction
+        let mirror = action.request_mirror_policies.into_iter().next();
+        mirror
+            .and_then(|mirror| mirror.runtime_fraction)
             .and_then(|fraction| fraction.default_value)
             .map(|fraction| fraction.numerator)
     };
-    assert_eq!(share(""), Some(1_000_000));
+    assert_eq!(share(""), Some(100), "of a hundred");
     assert_eq!(share(", percent: 25"), Some(250_000));
-    assert_eq!(share(", percent: 0"), Some(0));
+    assert_eq!(share(", percent: 0"), None);
     assert_eq!(
         share(", fraction: {numerator: 1, denominator: 3}"),
         Some(333_333)
@@ -437,15 +496,166 @@ fn a_host_header_that_is_set_is_a_rewrite() {
         "{{backendRefs: [{{name: s, port: 80, filters: [{SET}]}}]}}"
     ));
     let routes = result.routes(S80);
+    assert_eq!(
+        forwarded(&routes[0].action).host_rewrite_specifier,
+        host("other.example"),
+        "what a single backend changes, the rule changes"
+    );
+    assert_eq!(routes[0].request_headers_to_add.len(), 1);
+    let result = rules(&format!(
+        "{{backendRefs: [{{name: s, port: 80, filters: [{SET}]}}, {{name: s, port: 70}}]}}"
+    ));
+    let routes = result.routes(S80);
+    assert!(routes[0].request_headers_to_add.is_empty());
     let Some(ClusterSpecifier::WeightedClusters(weighted)) =
         &forwarded(&routes[0].action).cluster_specifier
     else {
-        panic!("a backend with filters has a weight")
+        panic!("two backends have weights")
     };
     assert_eq!(
         weighted.clusters[0].host_rewrite_specifier,
         Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(
             "other.example".into()
         ))
+    );
+}
+
+#[test]
+fn of_several_entries_with_one_name_the_first_counts() {
+    let result = rules(&format!(
+        "{{matches: [{{headers: [{{name: X-A, value: '1'}}, {{name: x-a, value: '2'}}], queryParams: [{{name: q, value: '1'}}, {{name: q, value: '2'}}, {{name: Q, value: '3'}}]}}], \
+         filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: B, value: '1'}}, {{name: b, value: '2'}}]}}}}], {TO_S}}}"
+    ));
+    let route = result.routes(S80).remove(0);
+    let wanted = route.r#match.expect("a match");
+    assert_eq!(
+        (wanted.headers.len(), wanted.query_parameters.len()),
+        (1, 2)
+    );
+    let values: Vec<String> = route
+        .request_headers_to_add
+        .into_iter()
+        .filter_map(|option| option.header)
+        .map(|header| format!("{}={}", header.key, header.value))
+        .collect();
+    assert_eq!(values, ["b=1"]);
+}
+
+#[test]
+fn a_backend_of_another_namespace_needs_a_grant_there_unless_it_is_the_parent() {
+    let other = "{apiVersion: v1, kind: Service, metadata: {name: o, namespace: other}, spec: {clusterIP: 10.1.0.3, ports: [{name: http, port: 80}]}}\n---\n";
+    let to_o = route(
+        "r",
+        "",
+        "{backendRefs: [{name: o, namespace: other, port: 80}]}",
+    );
+    let grant = |from: &str, to: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1beta1, kind: ReferenceGrant, metadata: {{name: g, namespace: other}}, \
+             spec: {{from: [{from}], to: [{{group: '', {to}}}]}}}}\n---\n"
+        )
+    };
+    let refused = |more: &str| {
+        let result = waypoint(&format!("{other}{to_o}{more}"));
+        status(&result.routes(S80)[0].action) == Some(500)
+    };
+    let from = "{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: app}";
+    assert!(refused(""));
+    assert!(!refused(&grant(from, "kind: Service")));
+    assert!(!refused(&grant(from, "kind: Service, name: o")));
+    for (from, to) in [
+        (from, "kind: Service, name: p"),
+        (from, "kind: Secret"),
+        (&from.replace("HTTPRoute", "GRPCRoute"), "kind: Service"),
+        (&from.replace("app", "apps"), "kind: Service"),
+        (
+            &from.replace("gateway.networking.k8s.io", "''"),
+            "kind: Service",
+        ),
+    ] {
+        assert!(refused(&grant(from, to)), "{from} {to}");
+    }
+    let elsewhere = grant(from, "kind: Service").replace("namespace: other}", "namespace: app}");
+    assert!(refused(&elsewhere), "a grant speaks for its own namespace");
+    // `o` is served by the waypoint of `app`, where the route stands.
+    let labels = "namespace: other, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: app}}";
+    let own = format!(
+        "{}{}{}",
+        BASE.replace(
+            "protocol: HBONE}",
+            "protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}"
+        ),
+        other.replace("namespace: other}", labels),
+        to_o.replace("name: s}", "name: o, namespace: other}"),
+    );
+    let result = waypoint(&own);
+    let routes = result.routes("inbound-vip|80|http|o.other.svc.cluster.local");
+    assert_eq!(routes[0].name, "app.r.0");
+    assert_eq!(status(&routes[0].action), None);
+    assert_eq!(result.faults, [""; 0]);
+}
+
+#[test]
+fn external_names_are_no_backends() {
+    let external = "{apiVersion: v1, kind: Service, metadata: {name: e, namespace: app}, spec: {type: ExternalName, ports: [{port: 80}]}}\n---\n";
+    let to = route("r", "", "{backendRefs: [{name: e, port: 80}]}");
+    let result = waypoint(&format!("{external}{to}"));
+    assert_eq!(status(&result.routes(S80)[0].action), Some(500));
+    assert_eq!(
+        result.faults,
+        [
+            "HTTPRoute app/r: spec.rules[0]: backend e: a Service of type ExternalName is no backend; its requests are answered with 500"
+        ]
+    );
+}
+
+#[test]
+fn cross_origin_policies_have_envoys_form() {
+    use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+    let policy = |cors: &str| {
+        let result = rules(&format!(
+            "{{filters: [{{type: CORS, cors: {{{cors}}}}}], {TO_S}}}"
+        ));
+        assert_eq!(result.faults, [""; 0]);
+        let mut route = result.routes(S80).remove(0);
+        let any = route
+            .typed_per_filter_config
+            .remove("envoy.filters.http.cors");
+        unpack::<CorsPolicy>(&any.expect("a policy"))
+    };
+    let full = policy(
+        "allowOrigins: ['https://a.example', 'https://*.b.example'], allowCredentials: true, allowMethods: [GET, PUT], allowHeaders: [x-a, x-b], exposeHeaders: [x-c], maxAge: 60",
+    );
+    let origins: Vec<String> = full
+        .allow_origin_string_match
+        .iter()
+        .map(|origin| format!("{:?}", origin.match_pattern))
+        .collect();
+    assert!(
+        origins[0].contains(r#"Exact("https://a.example")"#),
+        "{origins:?}"
+    );
+    assert!(
+        origins[1].contains(r"^https://[^/\\s?#]*\\.b\\.example$"),
+        "{origins:?}"
+    );
+    assert_eq!(
+        [
+            &full.allow_methods,
+            &full.allow_headers,
+            &full.expose_headers,
+            &full.max_age
+        ],
+        ["GET,PUT", "x-a,x-b", "x-c", "60"]
+    );
+    assert!(full.allow_credentials.is_some_and(|flag| flag.value));
+    assert!(
+        full.forward_not_matching_preflights
+            .is_some_and(|flag| !flag.value)
+    );
+    let plain = policy("allowOrigins: ['*']");
+    assert_eq!(
+        (plain.max_age.as_str(), plain.allow_credentials),
+        ("5", None)
     );
 }

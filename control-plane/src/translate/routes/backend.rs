@@ -1,0 +1,72 @@
+//! Where a backend reference leads, or why it leads nowhere.
+
+use objects::{BackendRef, GrantFrom, GrantTo, Service};
+
+use super::{
+    super::{Index, index::Name, service::is_tcp},
+    AnyRoute, Refusal,
+};
+
+/// The API group of routes, by which a grant names them.
+const GROUP: &str = "gateway.networking.k8s.io";
+
+/// The service and port of a backend.
+pub(in super::super) fn resolve<'a>(
+    index: &Index<'a>,
+    route: AnyRoute<'_>,
+    backend: &BackendRef,
+) -> Result<(&'a Service, u16), Refusal> {
+    let refuse = |reason, why: String| Err(Refusal { reason, why });
+    let kind = backend.kind.as_deref().unwrap_or("Service");
+    let group = backend.group.as_deref().unwrap_or_default();
+    if kind != "Service" || !matches!(group, "" | "core") {
+        return refuse("InvalidKind", format!("kind {kind} is not supported"));
+    }
+    let own = route.meta().namespace.as_str();
+    let namespace = backend.namespace.as_deref().unwrap_or(own);
+    // First of all: whether there is such a service is nobody's business without a grant.
+    if namespace != own && !may_refer(index, route, (namespace, &backend.name)) {
+        let why = format!("no ReferenceGrant in namespace {namespace} allows this reference");
+        return refuse("RefNotPermitted", why);
+    }
+    let Some(service) = index.store.services.find(namespace, &backend.name) else {
+        return refuse("BackendNotFound", "there is no such Service".into());
+    };
+    if service.spec.r#type == "ExternalName" {
+        return refuse(
+            "InvalidKind",
+            "a Service of type ExternalName is no backend".into(),
+        );
+    }
+    let wanted = backend.port.unwrap_or_default();
+    let mut ports = service.spec.ports.iter();
+    if !ports.any(|port| port.port == wanted && is_tcp(&port.protocol)) {
+        return refuse("BackendNotFound", format!("it has no port {wanted}"));
+    }
+    Ok((service, wanted))
+}
+
+/// Whether a route may lead to a service of another namespace. A waypoint speaks there in its own name and not in its
+/// client's, so the owner of that namespace is asked. A service that is the route's own parent needs no word: its
+/// traffic was on its way there.
+fn may_refer(index: &Index<'_>, route: AnyRoute<'_>, (namespace, name): Name<'_>) -> bool {
+    let mut parents = route.parents().iter();
+    if parents.any(|parent| route.service_of(parent) == Some((namespace, name))) {
+        return true;
+    }
+    let from = |from: &GrantFrom| {
+        from.group == GROUP
+            && from.kind == route.kind().name()
+            && from.namespace == route.meta().namespace
+    };
+    let to = |to: &GrantTo| {
+        matches!(to.group.as_str(), "" | "core")
+            && to.kind == "Service"
+            && to
+                .name
+                .as_deref()
+                .is_none_or(|only| only.is_empty() || only == name)
+    };
+    let mut grants = index.store.reference_grants.of(namespace);
+    grants.any(|grant| grant.spec.from.iter().any(from) && grant.spec.to.iter().any(to))
+}
