@@ -124,6 +124,8 @@ impl Live {
             .map(|list| list.endpoints.as_slice())
             .unwrap_or_default()
             .iter()
+            // Left out, not unhealthy: those may be used when nothing else is there.
+            .filter(|endpoint| !(config.mutual_tls && endpoint.mutual_tls))
             .map(|endpoint| {
                 let state = known(endpoint).unwrap_or_default();
                 Arc::new(Host {

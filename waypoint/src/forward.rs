@@ -358,6 +358,7 @@ fn original_endpoint() -> Endpoint {
         health: Health::Healthy,
         weight: 1,
         priority: 0,
+        mutual_tls: false,
         workload: Default::default(),
     }
 }

@@ -117,14 +117,7 @@ impl Reason {
 
     /// The gRPC status that a gRPC client reads instead of the HTTP one.
     pub fn grpc_status(&self) -> u32 {
-        match self.status().as_u16() {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502 | 503 | 504 => 14,
-            _ => 2,
-        }
+        grpc_status(self.status())
     }
 
     /// What the transport said, for `UPSTREAM_TRANSPORT_FAILURE_REASON`.
@@ -133,6 +126,18 @@ impl Reason {
             Self::ConnectFailure(why) => Some(why),
             _ => None,
         }
+    }
+}
+
+/// What a gRPC client reads where another reads this status in an answer of ours.
+pub fn grpc_status(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }
 

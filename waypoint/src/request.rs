@@ -11,7 +11,7 @@ use crate::model::text::RequestView;
 use crate::pace::Uploading;
 use crate::path::{Normalized, Options, normalize};
 use crate::proxy::Proxy;
-use crate::reason::Reason;
+use crate::reason::{self, Reason};
 use crate::report::Record;
 use crate::route;
 use crate::state::Snapshot;
@@ -380,7 +380,17 @@ async fn act(
             exchange.record.status = status.as_u16();
             exchange.record.flags = "";
             exchange.record.details = "direct_response".into();
-            let mut response = plain(exchange.record, config, *status, body.clone());
+            let mut response = if exchange.record.grpc {
+                let message = String::from_utf8_lossy(body);
+                grpc_answer(
+                    exchange.record,
+                    reason::grpc_status(*status),
+                    &message,
+                    Some(config),
+                )
+            } else {
+                plain(exchange.record, config, *status, body.clone())
+            };
             local_changes(chosen, response.headers_mut());
             finish_head(config, chosen, response.headers_mut());
             response
@@ -426,7 +436,8 @@ pub fn answer(
     record.local(reason);
     let body = reason.body();
     if record.grpc {
-        return grpc_answer(record, reason, &body, config);
+        let code = record.grpc_status.unwrap_or_else(|| reason.grpc_status());
+        return grpc_answer(record, code, &body, config);
     }
     let status = reason.status();
     let mut response = Response::new(());
@@ -444,11 +455,10 @@ pub fn answer(
 /// A gRPC client reads the status from the head: 200 without a body.
 fn grpc_answer(
     mut record: Box<Record>,
-    reason: &Reason,
+    code: u32,
     message: &str,
     config: Option<&HttpChain>,
 ) -> Response<Download> {
-    let code = record.grpc_status.unwrap_or_else(|| reason.grpc_status());
     record.grpc_status = Some(code);
     record.status = 200;
     let mut response = Response::new(());

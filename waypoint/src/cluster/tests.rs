@@ -19,6 +19,7 @@ fn cluster(balance: Balance) -> Cluster {
         max_requests_per_connection: None,
         service: Default::default(),
         peers: Vec::new(),
+        mutual_tls: false,
     }
 }
 
@@ -29,6 +30,7 @@ fn endpoint(n: u8, weight: u32, priority: u32, health: Health) -> Endpoint {
         health,
         weight,
         priority,
+        mutual_tls: false,
         workload: Default::default(),
     }
 }

@@ -1,7 +1,8 @@
 //! Clusters (CDS) → `model::Cluster`.
 
 use super::{
-    At, Converted, decode, duration, endpoint, hcm, limit, number, required, socket, take, unpack,
+    At, Converted, decode, duration, endpoint, filters, hcm, limit, number, required, socket, take,
+    unpack,
 };
 use crate::model::cluster::{
     Balance, Cluster, Discovery, Limits, Outlier, PeerPrefix, ServiceName, UpstreamHttp,
@@ -14,7 +15,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     LeastRequestLbConfig, OriginalDstLbConfig, RoundRobinLbConfig,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster as ProtoCluster, OutlierDetection,
+    CircuitBreakers, Cluster as ProtoCluster, Filter, OutlierDetection,
 };
 use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, Metadata, TransportSocket};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions as UpstreamOptions;
@@ -51,20 +52,25 @@ pub fn from_bytes(bytes: &[u8]) -> Converted<Cluster> {
 fn cluster(at: &At<'_>, message: ProtoCluster) -> Converted<Cluster> {
     take!(at, message => ProtoCluster { name, eds_cluster_config, connect_timeout, lb_policy, load_assignment,
             max_requests_per_connection, circuit_breakers, typed_extension_protocol_options, outlier_detection,
-            common_lb_config, transport_socket, metadata, cluster_discovery_type, lb_config }
+            common_lb_config, transport_socket, transport_socket_matches, filters, metadata, cluster_discovery_type,
+            lb_config }
         ignored { alt_stat_name, per_connection_buffer_limit_bytes, cleanup_interval, upstream_connection_options,
             wait_for_warm_on_init, track_timeout_budgets, track_cluster_stats, dns_refresh_rate, dns_jitter,
             dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family, typed_dns_resolver_config }
-        refused { transport_socket_matches, transport_socket_matcher, stats_matcher,
+        refused { transport_socket_matcher, stats_matcher,
             per_connection_buffer_high_watermark_timeout, health_checks, upstream_http_protocol_options,
             common_http_protocol_options, http_protocol_options, http2_protocol_options, dns_resolvers,
             use_tcp_for_dns_lookups, dns_resolution_config, upstream_bind_config, lb_subset_config,
-            protocol_selection, close_connections_on_host_health_failure, ignore_health_on_host_removal, filters,
+            protocol_selection, close_connections_on_host_health_failure, ignore_health_on_host_removal,
             load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy,
             connection_pool_per_downstream_connection, queuing_policies });
     if name.is_empty() {
         return Err(at.field("name").refuse("missing"));
     }
+    for (i, filter) in filters.into_iter().enumerate() {
+        upstream_filter(&at.index("filters", i), filter)?;
+    }
+    let mutual_tls = socket::by_endpoint(at, transport_socket_matches)?;
     let tunnel = TUNNELS.contains(&name.as_str());
     let peers = if tunnel {
         tunnel_socket(
@@ -103,7 +109,19 @@ fn cluster(at: &At<'_>, message: ProtoCluster) -> Converted<Cluster> {
         service: service(metadata.as_ref()),
         name: name.into(),
         peers,
+        mutual_tls,
     })
+}
+
+/// A filter towards the endpoints; only what does nothing here.
+fn upstream_filter(at: &At<'_>, filter: Filter) -> Converted<()> {
+    take!(at, filter => Filter { typed_config } ignored { name } refused { config_discovery });
+    let any = required(at, "typed_config", typed_config)?;
+    let at = &at.field("typed_config");
+    match filters::typed_struct(at, &any)? {
+        filters::Converted1::Nothing => Ok(()),
+        _ => Err(at.refuse("is no filter of a cluster")),
+    }
 }
 
 fn tunnel_socket(at: &At<'_>, socket: TransportSocket) -> Converted<Vec<PeerPrefix>> {

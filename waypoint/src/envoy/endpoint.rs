@@ -18,6 +18,9 @@ use std::net::SocketAddr;
 /// Metadata namespace that tells a tunnel where to go.
 const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
 
+/// Metadata namespace by which sockets are chosen.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
 /// An EDS resource.
 pub fn from_bytes(bytes: &[u8]) -> Converted<Endpoints> {
     let url = super::type_url::<ClusterLoadAssignment>();
@@ -87,6 +90,8 @@ fn one(at: &At<'_>, message: LbEndpoint, priority: u32) -> Converted<Endpoint> {
         health,
         weight: number(load_balancing_weight).unwrap_or(1).max(1),
         priority,
+        mutual_tls: metadata_text(metadata.as_ref(), SOCKET_MATCH, "tlsMode") == "istio"
+            && metadata_text(metadata.as_ref(), SOCKET_MATCH, "tunnel") != "http",
         workload: workload(metadata_text(metadata.as_ref(), "istio", "workload")),
     })
 }

@@ -522,6 +522,11 @@ pub const FIELDS: &[Field] = &[
     ),
     field("TransportSocket", "name", "a label; the type URL decides"),
     field(
+        "TransportSocketMatch",
+        "name",
+        "a label; what it matches decides",
+    ),
+    field(
         "TunnelingConfig",
         "propagate_response_headers",
         "the answer's headers are not used",

@@ -354,8 +354,13 @@ fn redirect(at: &At<'_>, message: RedirectAction) -> Converted<Redirect> {
     };
     let path = match path_rewrite_specifier {
         None => None,
-        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(PathRewrite::Full(path)),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(PathRewrite::Prefix(prefix)),
+        // Empty is what istiod says where the path stays as it is.
+        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(path)
+            .filter(|path| !path.is_empty())
+            .map(PathRewrite::Full),
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(prefix)
+            .filter(|prefix| !prefix.is_empty())
+            .map(PathRewrite::Prefix),
         Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
             Some(substitution(&at.field("regex_rewrite"), rewrite)?)
         }

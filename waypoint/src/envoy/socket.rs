@@ -2,6 +2,7 @@
 
 use super::{At, Converted, flag, required, take, unpack};
 use crate::model::cluster::PeerPrefix;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
 use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
@@ -12,7 +13,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     subject_alt_name_matcher::SanType, tls_parameters::TlsProtocol,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, value::Kind};
 
 /// The SDS names that we answer ourselves: our own certificate, and the roots.
 const OWN_SECRETS: (&str, &str) = ("default", "ROOTCA");
@@ -167,4 +168,49 @@ pub fn plain(at: &At<'_>, socket: Option<TransportSocket>) -> Converted<()> {
     let internal: InternalUpstreamTransport = unpack(at, &any)?;
     take!(at, internal => InternalUpstreamTransport { transport_socket } ignored { passthrough_metadata } refused {});
     plain(&at.field("transport_socket"), transport_socket)
+}
+
+/// Sockets by what an endpoint's metadata says, as istiod has them for services that another proxy serves: HBONE first, Istio's
+/// own TLS for sidecars perhaps, then plain. Whether there is such TLS: we do not speak it, so that endpoints which want
+/// it get nothing.
+pub fn by_endpoint(at: &At<'_>, matches: Vec<TransportSocketMatch>) -> Converted<bool> {
+    let mut seen = Vec::new();
+    for (i, one) in matches.into_iter().enumerate() {
+        let at = &at.index("transport_socket_matches", i);
+        take!(at, one => TransportSocketMatch { r#match, transport_socket } ignored { name } refused {});
+        let socket = required(at, "transport_socket", transport_socket)?;
+        let fields = r#match.unwrap_or_default().fields;
+        let wanted: Vec<(&str, &str)> = fields
+            .iter()
+            .map(|(key, value)| match &value.kind {
+                Some(Kind::StringValue(text)) => (key.as_str(), text.as_str()),
+                _ => (key.as_str(), ""),
+            })
+            .collect();
+        let sort = match wanted[..] {
+            [("tunnel", "http")] => Sort::Tunnel,
+            [("tlsMode", "istio")] => Sort::MutualTls,
+            [] => Sort::Plain,
+            _ => return Err(at.field("match").refuse("is none that istiod writes")),
+        };
+        if sort != Sort::MutualTls {
+            plain(&at.field("transport_socket"), Some(socket))?;
+        }
+        seen.push(sort);
+    }
+    match seen[..] {
+        [] | [Sort::Tunnel, Sort::Plain] => Ok(false),
+        [Sort::Tunnel, Sort::MutualTls, Sort::Plain] => Ok(true),
+        _ => Err(at
+            .field("transport_socket_matches")
+            .refuse("must be HBONE first and plain last")),
+    }
+}
+
+/// What endpoints a socket is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Tunnel,
+    MutualTls,
+    Plain,
 }

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use prost::Message;
 
 mod kinds;
+mod outbound;
 pub mod refusals;
 
 /// Name and bytes of each resource in a captured push.

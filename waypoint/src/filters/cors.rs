@@ -30,25 +30,48 @@ pub fn preflight(policy: &Cors, method: &Method, headers: &HeaderMap) -> Option<
     };
     let out = response.headers_mut();
     out.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    let asked = |name| headers.get(name).cloned();
     let values = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, &policy.methods),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, &policy.headers),
-        (header::ACCESS_CONTROL_MAX_AGE, &policy.max_age),
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            spelled_out(policy, policy.methods.as_ref(), || {
+                asked(header::ACCESS_CONTROL_REQUEST_METHOD)
+            }),
+        ),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            spelled_out(policy, policy.headers.as_ref(), || {
+                asked(header::ACCESS_CONTROL_REQUEST_HEADERS)
+            }),
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, policy.max_age.clone()),
     ];
     for (name, value) in values {
         if let Some(value) = value {
-            out.insert(name, value.clone());
+            out.insert(name, value);
         }
     }
     credentials(policy, out);
     Some(response)
 }
 
+/// With credentials, browsers take `*` for a name: what was asked for is said instead (the Gateway API's rule).
+fn spelled_out(
+    policy: &Cors,
+    value: Option<&HeaderValue>,
+    asked: impl FnOnce() -> Option<HeaderValue>,
+) -> Option<HeaderValue> {
+    match value {
+        Some(value) if policy.credentials && value == "*" => asked(),
+        value => value.cloned(),
+    }
+}
+
 /// Adds the headers of an actual answer.
 pub fn decorate(policy: &Cors, origin: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    if let Some(expose) = &policy.expose {
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
+    if let Some(expose) = spelled_out(policy, policy.expose.as_ref(), || None) {
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose);
     }
     credentials(policy, headers);
 }
@@ -110,6 +133,48 @@ mod tests {
             "true"
         );
         assert!(preflight(&policy(true), &Method::GET, &asking("https://a.example")).is_none());
+    }
+
+    #[test]
+    fn with_credentials_a_star_becomes_what_was_asked_for() {
+        let star = Some(HeaderValue::from_static("*"));
+        let with = |credentials| Cors {
+            methods: star.clone(),
+            headers: star.clone(),
+            expose: star.clone(),
+            credentials,
+            ..policy(true)
+        };
+        let told = |credentials, more: Option<&'static str>| {
+            let mut asked = asking("https://a.example");
+            if let Some(more) = more {
+                asked.insert(
+                    header::ACCESS_CONTROL_REQUEST_HEADERS,
+                    HeaderValue::from_static(more),
+                );
+            }
+            let response = preflight(&with(credentials), &Method::OPTIONS, &asked).unwrap();
+            let text = |name: &str| {
+                let value = response.headers().get(name)?;
+                Some(value.to_str().unwrap().to_owned())
+            };
+            let [methods, headers] = [
+                "access-control-allow-methods",
+                "access-control-allow-headers",
+            ]
+            .map(text);
+            (methods, headers)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(told(false, Some("x-a")), (some("*"), some("*")));
+        assert_eq!(told(true, Some("x-a,x-b")), (some("GET"), some("x-a,x-b")));
+        assert_eq!(told(true, None), (some("GET"), None));
+        let mut headers = HeaderMap::new();
+        let origin = HeaderValue::from_static("https://a.example");
+        decorate(&with(true), origin.clone(), &mut headers);
+        assert!(!headers.contains_key("access-control-expose-headers"));
+        decorate(&with(false), origin, &mut headers);
+        assert_eq!(headers["access-control-expose-headers"], "*");
     }
 
     #[test]

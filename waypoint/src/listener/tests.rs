@@ -454,6 +454,13 @@ async fn redirects_and_direct_answers_need_no_upstream() {
     );
     let direct = world.send(get("/", &[])).await;
     assert_eq!((direct.status, direct.body.as_str()), (418, "teapot"));
+    let grpc = [("content-type", "application/grpc")];
+    let direct = world.send(get("/", &grpc)).await;
+    let header = |name: &str| direct.headers[name].to_str().unwrap();
+    assert_eq!(
+        (direct.status, header("grpc-status"), header("grpc-message")),
+        (200, "2", "teapot")
+    );
     assert!(world.seen.lock().unwrap().is_empty());
 }
 

@@ -31,6 +31,8 @@ pub struct Cluster {
     pub service: ServiceName,
     /// For the tunnel cluster: identities that the next hop may have.
     pub peers: Vec<PeerPrefix>,
+    /// Endpoints that speak Istio's own TLS are to be reached so. We do not speak it: they are left out.
+    pub mutual_tls: bool,
 }
 
 /// Host, name and namespace of the service behind a cluster.
@@ -148,6 +150,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// 0 first.
     pub priority: u32,
+    /// A sidecar behind which nothing but Istio's own TLS is sure to come in.
+    pub mutual_tls: bool,
     /// Who it is, for telemetry: name, namespace, canonical name, revision, cluster.
     pub workload: WorkloadName,
 }

@@ -295,6 +295,40 @@ fn redirects_name_the_new_place() {
     }
 }
 
+/// istiod always names a path, an empty one where it stays.
+#[test]
+fn a_redirect_with_an_empty_path_keeps_the_path() {
+    use pb::redirect_action::PathRewriteSpecifier::{PathRedirect, PrefixRewrite};
+    let to = |path| {
+        let redirect = pb::RedirectAction {
+            response_code: 2,
+            path_rewrite_specifier: Some(path),
+            ..Default::default()
+        };
+        let route = pb::Route {
+            r#match: Some(path_of("/old")),
+            action: Some(pb::route::Action::Redirect(redirect)),
+            ..Default::default()
+        };
+        let table = table(vec![("*", vec![route])]);
+        let none = HeaderMap::new();
+        let request = view("svc", "/old/x?q=1", &none);
+        let (_, route) = select(&table, &request).unwrap();
+        let RouteAction::Redirect(redirect) = &route.action else {
+            panic!("a redirect")
+        };
+        assert_eq!(redirect.status, 303);
+        location(redirect, &route.matches.path, &request)
+    };
+    assert_eq!(to(PathRedirect(String::new())), "http://svc/old/x?q=1");
+    assert_eq!(to(PrefixRewrite(String::new())), "http://svc/old/x?q=1");
+    assert_eq!(to(PathRedirect("/new".into())), "http://svc/new?q=1");
+}
+
+fn path_of(prefix: &str) -> pb::RouteMatch {
+    path(pb::route_match::PathSpecifier::Prefix(prefix.into()))
+}
+
 #[test]
 fn headers_change_by_their_mode() {
     let name = http::HeaderName::from_static("x-a");

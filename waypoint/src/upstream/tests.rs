@@ -24,6 +24,7 @@ fn live() -> Live {
         max_requests_per_connection: None,
         service: Default::default(),
         peers: Vec::new(),
+        mutual_tls: false,
     };
     Live::new(Arc::new(config), None::<&Endpoints>, None)
 }

@@ -91,7 +91,7 @@ const KINDS: &[(Kind, &str)] = &[
         Filter.name FilterChain.metadata FilterStateValue.factory_key Listener.metadata Listener.name \
         Listener.traffic_direction ListenerFilter.name LocalityLbEndpoints.locality LocalityLbEndpoints.metadata \
         ProtoFilter.name ProtoHost.metadata ProtoLog.name ProtoRoute.metadata RouteConfiguration.metadata \
-        TransportSocket.name TypedExtensionConfig.name",
+        TransportSocket.name TransportSocketMatch.name TypedExtensionConfig.name",
     ),
     (
         Kind::Statistic,

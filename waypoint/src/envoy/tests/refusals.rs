@@ -267,7 +267,7 @@ fn refused_clusters() -> Vec<(Refused, String)> {
             refused_cluster(|c| {
                 c.transport_socket_matches = vec![cd::TransportSocketMatch::default()]
             }),
-            "transport_socket_matches: not supported",
+            "transport_socket_matches[0].transport_socket: missing",
         ),
         (
             refused_cluster(|c| {
