@@ -194,8 +194,9 @@ fn compare(world: &World, title: &str, rows: &[Row]) -> Result<()> {
 /// The split of httpbin, by counting, and that its mirrors come; returns how they are counted.
 fn shares(world: &World) -> Result<impl Fn(&World) -> usize> {
     let client = world.client()?;
-    let protocols = on_this_thread(client.protocols(&table::COUNTED, COUNTED))?;
-    let two = protocols.iter().filter(|one| *one == "HTTP/2.0").count();
+    let answers = on_this_thread(client.answers(&table::COUNTED, COUNTED))?;
+    let protocols = answers.iter().map(|answer| &answer.up["proto"]);
+    let two = protocols.filter(|one| *one == "HTTP/2.0").count();
     assert!(near(two, 0.7), "{two} of {COUNTED} went to v1");
     println!(
         "same         httpbin: {two} of {COUNTED} to v1 over HTTP/2 (70 %), the others to echo"

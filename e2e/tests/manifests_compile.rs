@@ -170,6 +170,8 @@ fn routes() -> Vec<String> {
         "{type: URLRewrite, urlRewrite: {hostname: @}}",
         "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: @}}}",
         "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: @}}}",
+        "{type: CORS, cors: {allowOrigins: [@], allowMethods: [GET]}}",
+        "{type: CORS, cors: {allowOrigins: ['*'], allowMethods: [@], allowHeaders: [@], exposeHeaders: [@]}}",
     ];
     let of_rule = filters.map(|filter| format!("{{filters: [{filter}], {TO}}}"));
     let changes = filters[..8].iter().chain(&filters[13..14]);
@@ -205,7 +207,24 @@ fn routes() -> Vec<String> {
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: odd, namespace: app}}, spec: {{parentRefs: [{{group: '', kind: Service, name: s}}], rules: [{rule}]}}}}"
         )
     };
-    rules.map(route).collect()
+    rules.map(route).chain(grpc_routes()).collect()
+}
+
+/// The same in a GRPCRoute.
+fn grpc_routes() -> impl Iterator<Item = String> {
+    let rules = [
+        "{matches: [{method: {service: @, method: @}}], backendRefs: [{name: s, port: 80}]}",
+        "{matches: [{method: {service: @}}], backendRefs: [{name: s, port: 80}]}",
+        "{matches: [{method: {type: RegularExpression, service: @, method: @}}], backendRefs: [{name: s, port: 80}]}",
+        "{matches: [{method: {type: RegularExpression, method: @}}], backendRefs: [{name: s, port: 80}]}",
+        "{matches: [{headers: [{name: @, value: @}]}], backendRefs: [{name: s, port: 80}]}",
+        "{name: @, backendRefs: [{name: @, port: 80}]}",
+    ];
+    rules.into_iter().map(|rule| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {{name: odd, namespace: app}}, spec: {{parentRefs: [{{group: '', kind: Service, name: s}}], rules: [{rule}]}}}}"
+        )
+    })
 }
 
 fn good(text: &str) -> Option<Vec<Object>> {

@@ -147,10 +147,16 @@ async fn answer(
     }
     let length = body.collect().await?.to_bytes().len();
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let mut headers: serde_json::Map<String, serde_json::Value> = head
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), text(value).into()))
+    // Several values of one header are told as one, with commas.
+    let mut joined = std::collections::BTreeMap::<String, String>::new();
+    for (name, value) in &head.headers {
+        let all = joined.entry(name.to_string());
+        all.and_modify(|all| *all = format!("{all},{}", text(value)))
+            .or_insert_with(|| text(value));
+    }
+    let mut headers: serde_json::Map<String, serde_json::Value> = joined
+        .into_iter()
+        .map(|(name, value)| (name, value.into()))
         .collect();
     if let Some(authority) = head.uri.authority() {
         headers.insert("host".into(), authority.as_str().into());

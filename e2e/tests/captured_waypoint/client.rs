@@ -137,23 +137,22 @@ impl Client<'_> {
         }
     }
 
-    /// The protocols of the applications that answered `count` requests of `ask`, sent one after the other on one tunnel.
+    /// The answers to `count` requests of `ask`, sent one after the other on one tunnel.
     ///
     /// # Errors
     /// When one of them is not answered.
-    pub async fn protocols(&self, ask: &Ask, count: usize) -> Result<Vec<String>> {
+    pub async fn answers(&self, ask: &Ask, count: usize) -> Result<Vec<Answer>> {
         let stream = self.tunnel(ask.who, ask.to).await?;
         let stream = stream.map_err(anyhow::Error::msg)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         spawn_local(connection);
-        let mut protocols = Vec::with_capacity(count);
+        let mut answers = Vec::with_capacity(count);
         for _ in 0..count {
             sender.ready().await?;
-            let answer = read(sender.send_request(ask.request(false)?).await?).await?;
-            protocols.push(answer.up["proto"].as_str().unwrap_or_default().to_owned());
+            answers.push(read(sender.send_request(ask.request(false)?).await?).await?);
         }
-        Ok(protocols)
+        Ok(answers)
     }
 }
 
