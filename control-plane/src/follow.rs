@@ -1,32 +1,32 @@
-//! From the source's events to the views of subscribers: the store is kept up to date, everything is translated
-//! anew, and what differs is published. Run by `app`; asked by `serve`.
+//! From the source's events to the views of subscribers: the store is kept up to date, and what differs is published.
+//! A change of pods alone, the usual one, costs what those pods cost; any other is translated as a whole. Run by `app`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
-use objects::{Event, Fault};
+use objects::{Change, EndpointSlice, Event, Fault, Kind, Object, Pod};
 use prost::Message as _;
-use proto::{discovery::Node, type_url, workload::address};
-use tokio::sync::watch;
-use tonic::Status as Refusal;
-use xds::server::{Client, Nack, Resources, Source, View};
+use proto::{type_url, workload::address};
 
 use crate::{
-    resources::renew,
+    resources::{change, renew},
     status::{Status, TranslationStatus},
     store::Store,
-    translate::{GATEWAY_NAME, Mesh, Translation, envoy, translate},
+    translate::{
+        GATEWAY_NAME, Mesh, PodName, Touched, Translation, Waypoint, envoy, translate, update,
+    },
 };
+
+mod views;
+
+pub use views::Views;
+use views::{Account, Typed};
 
 /// Namespace and name of a Gateway.
 type GatewayName = (String, String);
-/// Resources of each waypoint by type URL.
-type ByGateway = BTreeMap<GatewayName, BTreeMap<Arc<str>, Arc<Resources>>>;
-/// Namespace and service account.
-type Account = (Box<str>, Box<str>);
 
 /// Takes events, publishes.
 pub struct Follower {
@@ -34,38 +34,42 @@ pub struct Follower {
     store: Store,
     views: Arc<Views>,
     source_faults: Arc<[Fault]>,
+    /// What was published last.
+    translation: Translation,
+    waypoints: BTreeMap<GatewayName, Served>,
+    pending: Pending,
 }
 
-/// What subscribers see, and which identities run where.
-pub struct Views {
-    inner: Mutex<Inner>,
-    status: Arc<Status>,
-}
-
+/// What one waypoint was told last, apart from the resources.
 #[derive(Default)]
-struct Inner {
-    /// What everybody sees: addresses, workloads, policies.
-    shared: BTreeMap<Arc<str>, Arc<Resources>>,
-    /// What each waypoint sees besides.
-    waypoints: ByGateway,
-    everybody: watch::Sender<Arc<View>>,
-    by_gateway: BTreeMap<GatewayName, watch::Sender<Arc<View>>>,
-    residents: BTreeMap<Box<str>, BTreeSet<Account>>,
+struct Served {
+    /// Hosts that its clusters lead to.
+    hosts: BTreeSet<String>,
+    faults: Vec<Fault>,
+}
+
+/// What has changed since the last publication.
+#[derive(Default)]
+struct Pending {
+    /// Something else than pods.
+    everything: bool,
+    pods: BTreeSet<PodName>,
+    /// Where pods were, and where they are.
+    moves: Vec<(Option<(Box<str>, Account)>, Option<(Box<str>, Account)>)>,
 }
 
 impl Follower {
     /// With nothing in store.
     #[must_use]
     pub fn new(mesh: Mesh, status: Arc<Status>) -> Follower {
-        let views = Arc::new(Views {
-            inner: Mutex::default(),
-            status,
-        });
         Follower {
             mesh,
             store: Store::default(),
-            views,
+            views: Arc::new(Views::new(status)),
             source_faults: Arc::new([]),
+            translation: Translation::default(),
+            waypoints: BTreeMap::new(),
+            pending: Pending::default(),
         }
     }
 
@@ -77,66 +81,220 @@ impl Follower {
 
     /// Takes an event and publishes what follows from it.
     pub fn take(&mut self, event: Event) {
-        match event {
-            Event::Snapshot { objects, faults } => {
-                self.store = Store::default();
-                objects
-                    .into_iter()
-                    .for_each(|object| self.store.apply(objects::Change::Upsert(object)));
-                self.source_faults = faults;
-            }
-            Event::Changes { changes, faults } => {
-                changes
-                    .into_iter()
-                    .for_each(|change| self.store.apply(change));
-                self.source_faults = faults;
-            }
-        }
+        self.store(event);
         self.publish();
     }
 
-    fn publish(&self) {
+    /// Takes an event; what follows from it waits for [`Follower::publish`].
+    pub fn store(&mut self, event: Event) {
+        match event {
+            Event::Snapshot { objects, faults } => {
+                self.store = Store::default();
+                let upserts = objects.into_iter().map(Change::Upsert);
+                upserts.for_each(|change| self.store.apply(change));
+                self.pending.everything = true;
+                self.source_faults = faults;
+            }
+            Event::Changes { changes, faults } => {
+                for change in changes {
+                    self.note(&change);
+                    self.store.apply(change);
+                }
+                self.source_faults = faults;
+            }
+        }
+    }
+
+    /// Remembers what follows from a change that is about to be applied.
+    fn note(&mut self, change: &Change) {
+        let key = match change {
+            Change::Upsert(object) => object.key(),
+            Change::Remove(key) => key.clone(),
+        };
+        match (key.kind, change) {
+            (Kind::Pod, _) => {
+                let before = self.store.pods.find(&key.namespace, &key.name);
+                let after = match change {
+                    Change::Upsert(Object::Pod(pod)) => Some(pod),
+                    _ => None,
+                };
+                // What runs as a waypoint decides about others.
+                let mut both = before.into_iter().chain(after);
+                let is_waypoint = |pod: &Arc<Pod>| pod.metadata.label(GATEWAY_NAME).is_some();
+                self.pending.everything |= both.any(is_waypoint);
+                let place = |pod: Option<&Arc<Pod>>| pod.and_then(|pod| place(pod));
+                self.pending.moves.push((place(before), place(after)));
+                self.pending.pods.insert((key.namespace, key.name));
+            }
+            (Kind::EndpointSlice, _) => {
+                let before = self.store.endpoint_slices.find(&key.namespace, &key.name);
+                let after = match change {
+                    Change::Upsert(Object::EndpointSlice(slice)) => Some(slice),
+                    _ => None,
+                };
+                let mut slices = before.into_iter().chain(after);
+                self.pending.everything |= !slices.all(|slice| self.only_repeats_pods(slice));
+            }
+            _ => self.pending.everything = true,
+        }
+    }
+
+    /// Whether nothing is read from a slice: all its endpoints are pods, and its service finds them by its selector.
+    fn only_repeats_pods(&self, slice: &EndpointSlice) -> bool {
+        let is_pod = |endpoint: &objects::Endpoint| {
+            let target = endpoint.target_ref.as_ref();
+            target.is_some_and(|target| target.kind == "Pod")
+        };
+        let meta = &slice.metadata;
+        let service = meta.label("kubernetes.io/service-name");
+        let service = service.and_then(|name| self.store.services.find(&meta.namespace, name));
+        slice.endpoints.iter().all(is_pod)
+            && service.is_none_or(|service| !service.spec.selector.is_empty())
+    }
+
+    /// Publishes what follows from the events that were taken.
+    pub fn publish(&mut self) {
         let start = Instant::now();
-        let index = self.mesh.index(&self.store);
-        let translation = translate(&index);
+        let pending = std::mem::take(&mut self.pending);
+        let waypoints = if pending.everything {
+            self.publish_everything()
+        } else {
+            self.publish_pods(&pending)
+        };
+        let mut faults: Vec<Fault> = self.source_faults.to_vec();
+        faults.extend(self.translation.faults.iter().cloned());
+        faults.extend(
+            self.waypoints
+                .values()
+                .flat_map(|served| served.faults.iter().cloned()),
+        );
+        faults.extend(envoy::astray(
+            &self.mesh.bare_index(&self.store),
+            &self.translation,
+        ));
         let size = TranslationStatus {
-            addresses: translation.addresses.len(),
-            authorizations: translation.authorizations.len(),
-            waypoints: index.waypoints().count(),
+            addresses: self.translation.addresses.len(),
+            authorizations: self.translation.authorizations.len(),
+            waypoints,
+            micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
             ..TranslationStatus::default()
         };
-        let mut faults: Vec<Fault> = self
-            .source_faults
-            .iter()
-            .chain(&translation.faults)
-            .cloned()
-            .collect();
-        let waypoints = index.waypoints().map(|waypoint| {
+        self.views.status().translated(size, faults);
+    }
+
+    /// Translates everything anew; the number of waypoints.
+    fn publish_everything(&mut self) -> usize {
+        let index = self.mesh.index(&self.store);
+        let translation = translate(&index);
+        let mut served = BTreeMap::new();
+        let mut resources = Vec::new();
+        for waypoint in index.waypoints() {
             let name = (waypoint.namespace.clone(), waypoint.name.clone());
-            (
-                name,
-                envoy::translate(&index, &translation, waypoint, &mut faults),
-            )
-        });
-        let waypoints: Vec<(GatewayName, envoy::Resources)> = waypoints.collect();
-        faults.extend(envoy::astray(&index, &translation));
+            let (of_it, its) = serve(&index, &translation, waypoint);
+            served.insert(name.clone(), of_it);
+            resources.push((name, its));
+        }
+        let count = resources.len();
         let mut inner = self.views.lock();
-        inner.shared = shared(&inner.shared, &translation);
-        inner.waypoints = own(&inner.waypoints, waypoints);
-        inner.residents = residents(&self.store);
+        let everybody = shared(&inner.shared(), &translation);
+        inner.share(everybody);
+        inner.keep_waypoints(resources);
+        inner.settle(residents(&self.store));
+        inner.name(namespaces(&self.store));
         inner.send();
         drop(inner);
-        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.views
-            .status
-            .translated(TranslationStatus { micros, ..size }, faults);
+        (self.translation, self.waypoints) = (translation, served);
+        count
+    }
+
+    /// Translates what follows from a change of pods alone; the number of waypoints.
+    fn publish_pods(&mut self, pending: &Pending) -> usize {
+        let touched = update(
+            &mut self.translation,
+            &self.store,
+            &self.mesh,
+            &pending.pods,
+        );
+        if touched.lacking {
+            return self.publish_everything();
+        }
+        let index = self.mesh.bare_index(&self.store);
+        let count = index.waypoints().count();
+        let mut resources = Vec::new();
+        for waypoint in index.waypoints() {
+            let name = (waypoint.namespace.clone(), waypoint.name.clone());
+            let before = self.waypoints.get(&name);
+            if before.is_none_or(|before| is_concerned(before, waypoint, &touched)) {
+                let (served, its) = serve(&index, &self.translation, waypoint);
+                self.waypoints.insert(name.clone(), served);
+                resources.push((name, its));
+            }
+        }
+        let mut inner = self.views.lock();
+        for (url, names, bodies) in changed(&self.translation, &touched) {
+            inner.change(url, names, bodies);
+        }
+        inner.renew_waypoints(resources);
+        inner.shift(&pending.moves);
+        inner.send();
+        count
     }
 }
 
-fn shared(
-    old: &BTreeMap<Arc<str>, Arc<Resources>>,
+/// Whether what a waypoint is told may differ.
+fn is_concerned(before: &Served, waypoint: &Waypoint, touched: &Touched) -> bool {
+    let leads_to = |name: &String| {
+        let host = name.split_once('/').map_or(&**name, |(_, host)| host);
+        before.hosts.contains(host)
+    };
+    touched.binding
+        || touched.waypoints.contains(&waypoint.hostname)
+        || touched.services.iter().any(leads_to)
+}
+
+fn serve(
+    index: &crate::translate::Index<'_>,
     translation: &Translation,
-) -> BTreeMap<Arc<str>, Arc<Resources>> {
+    waypoint: &Waypoint,
+) -> (Served, envoy::Resources) {
+    let mut faults = Vec::new();
+    let resources = envoy::translate(index, translation, waypoint, &mut faults);
+    // `inbound-vip|80|http|host`; other clusters lead nowhere in particular.
+    let hosts = resources
+        .clusters
+        .keys()
+        .filter_map(|name| name.rsplit_once('|'));
+    let hosts = hosts.map(|(_, host)| host.to_owned()).collect();
+    (Served { hosts, faults }, resources)
+}
+
+/// The encoded bodies of the addresses that differ: type, names, and bodies of those that are there.
+fn changed(
+    translation: &Translation,
+    touched: &Touched,
+) -> [(&'static str, Vec<Arc<str>>, BTreeMap<String, Vec<u8>>); 2] {
+    let (mut addresses, mut workloads) = (BTreeMap::new(), BTreeMap::new());
+    for name in &touched.addresses {
+        if let Some(address) = translation.addresses.get(name) {
+            addresses.insert(name.clone(), address.encode_to_vec());
+            if let Some(address::Type::Workload(workload)) = &address.r#type {
+                workloads.insert(name.clone(), workload.encode_to_vec());
+            }
+        }
+    }
+    // A service is called like no workload, so that its name changes nothing among these.
+    let names: Vec<Arc<str>> = touched
+        .addresses
+        .iter()
+        .map(|name| name.as_str().into())
+        .collect();
+    [
+        (type_url::ADDRESS, names.clone(), addresses),
+        (type_url::WORKLOAD, names, workloads),
+    ]
+}
+
+fn shared(old: &Typed, translation: &Translation) -> Typed {
     let addresses = translation
         .addresses
         .iter()
@@ -166,163 +324,35 @@ fn shared(
         .collect()
 }
 
-fn own(old: &ByGateway, new: Vec<(GatewayName, envoy::Resources)>) -> ByGateway {
-    let renewed = new.into_iter().map(|(name, resources)| {
-        let types = [
-            (type_url::CLUSTER, resources.clusters),
-            (type_url::ENDPOINT, resources.endpoints),
-            (type_url::LISTENER, resources.listeners),
-        ];
-        let before = |url: &str| old.get(&name).and_then(|types| types.get(url));
-        let types = types.map(|(url, bodies)| (Arc::from(url), renew(before(url), bodies)));
-        (name.clone(), types.into())
-    });
-    renewed.collect()
+/// Node and account of a pod that runs or will.
+fn place(pod: &Pod) -> Option<(Box<str>, Account)> {
+    let node = pod.spec.node_name.as_str();
+    let account = (
+        pod.metadata.namespace.as_str().into(),
+        pod.service_account().into(),
+    );
+    (!pod.is_finished() && !node.is_empty()).then(|| (node.into(), account))
 }
 
-fn residents(store: &Store) -> BTreeMap<Box<str>, BTreeSet<Account>> {
-    let mut residents = BTreeMap::<Box<str>, BTreeSet<Account>>::new();
-    for pod in store
-        .pods
-        .all()
-        .filter(|pod| !pod.is_finished() && !pod.spec.node_name.is_empty())
-    {
-        let account = (
-            pod.metadata.namespace.as_str().into(),
-            pod.service_account().into(),
-        );
-        residents
-            .entry(pod.spec.node_name.as_str().into())
+fn residents(store: &Store) -> BTreeMap<Box<str>, BTreeMap<Account, usize>> {
+    let mut residents = BTreeMap::<Box<str>, BTreeMap<Account, usize>>::new();
+    for (node, account) in store.pods.all().filter_map(|pod| place(pod)) {
+        *residents
+            .entry(node)
             .or_default()
-            .insert(account);
+            .entry(account)
+            .or_default() += 1;
     }
     residents
 }
 
-impl Inner {
-    fn send(&mut self) {
-        publish(&self.everybody, self.shared.clone());
-        self.by_gateway.retain(|_, view| view.receiver_count() > 0);
-        for (name, view) in &self.by_gateway {
-            publish(view, self.types_of(name));
-        }
-    }
-
-    fn types_of(&self, gateway: &GatewayName) -> BTreeMap<Arc<str>, Arc<Resources>> {
-        let mut types = self.shared.clone();
-        types.extend(
-            self.waypoints
-                .get(gateway)
-                .into_iter()
-                .flatten()
-                .map(|(url, r)| (url.clone(), r.clone())),
-        );
-        types
-    }
-}
-
-/// Sends the view unless it is the same as before.
-fn publish(view: &watch::Sender<Arc<View>>, types: BTreeMap<Arc<str>, Arc<Resources>>) {
-    let same = |old: &View| {
-        old.types.len() == types.len()
-            && types
-                .iter()
-                .all(|(url, new)| old.of(url).is_some_and(|old| Arc::ptr_eq(old, new)))
-    };
-    if !same(&view.borrow()) {
-        view.send_replace(Arc::new(View { types }));
-    }
-}
-
-impl Views {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Each publication replaces whole values; a panic in between leaves an older, consistent one.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a pod of this account is on the node, by the objects.
-    #[must_use]
-    pub fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        let account = (namespace.into(), service_account.into());
-        self.lock()
-            .residents
-            .get(node)
-            .is_some_and(|accounts| accounts.contains(&account))
-    }
-}
-
-impl Source for Views {
-    fn subscribe(&self, client: &Client) -> Result<watch::Receiver<Arc<View>>, Refusal> {
-        let Some(identity) = &client.identity else {
-            return Err(Refusal::unauthenticated(
-                "neither a token nor a client certificate was shown",
-            ));
-        };
-        let mut inner = self.lock();
-        let receiver = match client.node.id.split('~').next() {
-            Some("waypoint") => {
-                let gateway = gateway_of(&client.node)?;
-                if gateway.0 != identity.namespace() {
-                    let text = format!(
-                        "node metadata says namespace {}, but the caller is {identity}",
-                        gateway.0
-                    );
-                    return Err(Refusal::permission_denied(text));
-                }
-                let types = inner.types_of(&gateway);
-                let view = inner.by_gateway.entry(gateway).or_default();
-                publish(view, types);
-                view.subscribe()
-            }
-            Some("ztunnel") => inner.everybody.subscribe(),
-            _ => {
-                let text = format!(
-                    "node id {:?} must begin with `ztunnel~` or `waypoint~`",
-                    client.node.id
-                );
-                return Err(Refusal::invalid_argument(text));
-            }
-        };
-        drop(inner);
-        self.status.subscribed(client.stream, &client.node.id);
-        tracing::info!(node = client.node.id, peer = %identity, "subscribed");
-        Ok(receiver)
-    }
-
-    fn refused(&self, client: &Client, nack: Nack) {
-        self.status
-            .refused(client.stream, &nack.type_url, &nack.message);
-    }
-
-    fn mended(&self, client: &Client, type_url: &str) {
-        self.status.mended(client.stream, type_url);
-    }
-
-    fn left(&self, client: &Client) {
-        self.status.left(client.stream);
-    }
-}
-
-/// Which Gateway a waypoint serves, by its metadata.
-fn gateway_of(node: &Node) -> Result<GatewayName, Refusal> {
-    use prost_types::{Struct, value::Kind};
-    let fields = |of: &Struct, name: &str| of.fields.get(name).and_then(|value| value.kind.clone());
-    let metadata = node.metadata.as_ref();
-    let namespace = metadata.and_then(|metadata| fields(metadata, "NAMESPACE"));
-    let Some(Kind::StringValue(namespace)) = namespace else {
-        return Err(Refusal::invalid_argument("node metadata has no NAMESPACE"));
-    };
-    let labels = metadata.and_then(|metadata| fields(metadata, "LABELS"));
-    let name = match labels {
-        Some(Kind::StructValue(labels)) => fields(&labels, GATEWAY_NAME),
-        _ => None,
-    };
-    match name {
-        Some(Kind::StringValue(name)) => Ok((namespace, name)),
-        _ => Err(Refusal::invalid_argument(format!(
-            "node metadata LABELS has no {GATEWAY_NAME}"
-        ))),
-    }
+/// Those that are not being deleted.
+fn namespaces(store: &Store) -> BTreeSet<String> {
+    let all = store.namespaces.all();
+    let lasting = all.filter(|namespace| namespace.metadata.deletion_timestamp.is_none());
+    lasting
+        .map(|namespace| namespace.metadata.name.clone())
+        .collect()
 }
 
 #[cfg(test)]

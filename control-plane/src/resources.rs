@@ -33,6 +33,29 @@ pub fn renew(old: Option<&Arc<Resources>>, bodies: BTreeMap<String, Vec<u8>>) ->
     }
 }
 
+/// The resources after a change of `names`: those with a body have it, the others are gone. `None` if that is what was
+/// there.
+#[must_use]
+pub fn change(
+    old: &Arc<Resources>,
+    names: &[Arc<str>],
+    mut bodies: BTreeMap<String, Vec<u8>>,
+) -> Option<Arc<Resources>> {
+    let mut new = None;
+    for name in names {
+        let body = bodies.remove(&**name);
+        if old.get(name).map(|kept| &*kept.body) == body.as_deref() {
+            continue;
+        }
+        let new = new.get_or_insert_with(|| Resources::clone(old));
+        match body {
+            Some(body) => drop(new.insert(name.clone(), resource(body))),
+            None => drop(new.remove(name)),
+        }
+    }
+    new.map(Arc::new)
+}
+
 /// The version is a hash of the body, so that a control plane that starts anew gives the same one and subscribers
 /// need not fetch again.
 fn resource(body: Vec<u8>) -> Resource {
@@ -47,6 +70,24 @@ fn resource(body: Vec<u8>) -> Resource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_gives_what_a_whole_renewal_gives() {
+        let bodies = |pairs: &[(&str, u8)]| -> BTreeMap<String, Vec<u8>> {
+            pairs
+                .iter()
+                .map(|(name, body)| ((*name).to_owned(), vec![*body]))
+                .collect()
+        };
+        let names: Vec<Arc<str>> = ["a", "b", "c", "d"].map(Arc::from).into();
+        let old = renew(None, bodies(&[("a", 1), ("b", 1), ("c", 1)]));
+        let now = bodies(&[("a", 1), ("b", 2), ("d", 1)]);
+        assert_eq!(change(&old, &names, now.clone()), Some(renew(None, now)));
+        assert_eq!(
+            change(&old, &names, bodies(&[("a", 1), ("b", 1), ("c", 1)])),
+            None
+        );
+    }
 
     #[test]
     fn what_did_not_change_keeps_its_version_and_the_map_its_identity() {

@@ -1,7 +1,7 @@
 //! What is wrong right now, for `/status` and the metrics: faults of objects, pushes that subscribers refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -92,10 +92,16 @@ impl Status {
     /// Takes a finished translation and every fault that stands now; new ones are logged.
     pub fn translated(&self, mut translation: TranslationStatus, faults: Vec<Fault>) {
         let mut inner = self.lock();
-        for fault in faults.iter().filter(|fault| !inner.faults.contains(fault)) {
-            match fault.severity {
-                Severity::Error => tracing::error!("refused: {fault}"),
-                Severity::Warning => tracing::warn!("{fault}"),
+        // Nearly always nothing is new, and then nothing is compared one by one.
+        if inner.faults != faults {
+            let known: HashSet<String> = inner.faults.iter().map(ToString::to_string).collect();
+            for fault in &faults {
+                let text = fault.to_string();
+                match fault.severity {
+                    _ if known.contains(&text) => {}
+                    Severity::Error => tracing::error!("refused: {text}"),
+                    Severity::Warning => tracing::warn!("{text}"),
+                }
             }
         }
         let errors = faults

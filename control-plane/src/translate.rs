@@ -16,11 +16,13 @@ mod policy;
 mod require;
 mod routes;
 mod service;
+mod update;
 pub mod verdict;
 mod workload;
 
 pub use binding::{GATEWAY_NAME, Waypoint};
 pub use index::Index;
+pub use update::{PodName, Touched, update};
 
 /// What is the same for the whole mesh.
 #[derive(Debug, Clone)]
@@ -115,6 +117,12 @@ impl Mesh {
     #[must_use]
     pub fn index<'a>(&'a self, store: &'a Store) -> Index<'a> {
         Index::new(store, self)
+    }
+
+    /// An index that knows of no pods, for what does not ask for them.
+    #[must_use]
+    pub fn bare_index<'a>(&'a self, store: &'a Store) -> Index<'a> {
+        Index::bare(store, self)
     }
 }
 

@@ -7,6 +7,9 @@ use objects::Change;
 use prost_types::{Struct, Value, value::Kind};
 use runtime::metrics::Registry;
 
+use proto::discovery::Node;
+use xds::server::{Client, Resources, Source as _};
+
 use super::*;
 
 const WAYPOINT: &str = "
@@ -146,4 +149,147 @@ fn identities_are_where_their_pods_are() {
         &POD.replace("podIP", "phase: Succeeded, podIP"),
     );
     assert!(!views.runs_on("n", "app", "sa"));
+}
+
+/// A world with a waypoint for services and for workloads, in front of pods that come and go.
+const BEHIND: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: app, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: wp}}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: wp, namespace: app, labels: {istio.io/waypoint-for: all}},
+ spec: {gatewayClassName: causeway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: wp, namespace: app}, spec: {clusterIP: 10.1.0.9, ports: [{port: 15008}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: app}, spec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, name: http}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: other, namespace: app, labels: {istio.io/use-waypoint: none}},
+ spec: {clusterIP: 10.1.0.2, selector: {app: other}, ports: [{port: 81, name: http}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: app}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web}]
+  rules: [{backendRefs: [{name: other, port: 81}]}]
+";
+
+fn pod_of(number: u8, app: &str, ready: bool) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}, namespace: app, labels: {{app: {app}}}}}, \
+         spec: {{nodeName: n{number}, serviceAccountName: {app}}}, \
+         status: {{podIP: 10.0.0.{number}, phase: Running, conditions: [{{type: Ready, status: '{}'}}]}}}}",
+        if ready { "True" } else { "False" }
+    )
+}
+
+/// Everything that subscribers see.
+fn seen(
+    follower: &Follower,
+) -> std::collections::BTreeMap<String, std::collections::BTreeMap<String, Vec<u8>>> {
+    let waypoint = follower
+        .views()
+        .subscribe(&client("waypoint~1~wp~app", Some("wp")));
+    let view = waypoint.expect("a view").borrow().clone();
+    let bodies = |resources: &Arc<Resources>| {
+        let pairs = resources
+            .iter()
+            .map(|(name, resource)| (name.to_string(), resource.body.to_vec()));
+        pairs.collect()
+    };
+    view.types
+        .iter()
+        .map(|(url, resources)| (url.to_string(), bodies(resources)))
+        .collect()
+}
+
+#[test]
+fn after_changes_of_pods_alone_subscribers_see_what_they_would_see_of_everything_anew() {
+    let mut follower = follower();
+    edit(&mut follower, BEHIND);
+    let remove = |number: u8| {
+        Change::Remove(objects::Key::new(
+            objects::Kind::Pod,
+            "app",
+            &format!("p{number}"),
+        ))
+    };
+    let upsert = |text: String| {
+        let result = objects::parse(&text).results.pop().expect("one");
+        Change::Upsert(result.expect("good"))
+    };
+    let steps = [
+        vec![
+            upsert(pod_of(1, "web", true)),
+            upsert(pod_of(2, "other", true)),
+        ],
+        vec![upsert(pod_of(3, "none", true))],
+        vec![upsert(pod_of(1, "web", false))],
+        vec![
+            upsert(pod_of(2, "web", true)),
+            upsert(pod_of(1, "other", true)),
+        ],
+        vec![remove(2)],
+        vec![
+            upsert(pod_of(2, "other", true)),
+            remove(2),
+            remove(3),
+            remove(9),
+        ],
+        vec![remove(1)],
+    ];
+    for (number, changes) in steps.into_iter().enumerate() {
+        follower.take(Event::Changes {
+            changes,
+            faults: Arc::new([]),
+        });
+        let mut anew = Follower::new(Mesh::default(), Arc::new(Status::new(&Registry::new())));
+        anew.store = follower.store.clone();
+        anew.pending.everything = true;
+        anew.publish();
+        assert_eq!(seen(&follower), seen(&anew), "step {number}");
+        for account in ["web", "other", "none"] {
+            for node in ["n1", "n2", "n3"] {
+                let runs = |follower: &Follower| follower.views().runs_on(node, "app", account);
+                assert_eq!(
+                    runs(&follower),
+                    runs(&anew),
+                    "{account} on {node} at step {number}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slice_that_repeats_pods_costs_nothing_and_one_that_does_not_counts() {
+    let mut follower = follower();
+    edit(
+        &mut follower,
+        &format!("{BEHIND}\n---\n{}", pod_of(1, "web", true)),
+    );
+    let mut all = follower
+        .views()
+        .subscribe(&client("ztunnel~1~z~app", None))
+        .expect("a view");
+    all.mark_unchanged();
+    let slice = |target: &str| {
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: web-1, namespace: app, labels: \
+             {{kubernetes.io/service-name: web}}}}, addressType: IPv4, endpoints: [{{addresses: [10.0.0.1]{target}}}], \
+             ports: [{{name: http, port: 80}}]}}"
+        )
+    };
+    follower.store(Event::Changes {
+        changes: objects::parse(&slice(", targetRef: {kind: Pod, name: p1}"))
+            .results
+            .into_iter()
+            .map(|result| Change::Upsert(result.expect("good")))
+            .collect(),
+        faults: Arc::new([]),
+    });
+    assert!(!follower.pending.everything);
+    follower.publish();
+    assert!(!all.has_changed().expect("open"));
+    edit(&mut follower, &slice(""));
+    assert!(all.has_changed().expect("open"));
 }

@@ -1,9 +1,12 @@
 //! What several translations ask for, worked out once per run: waypoints, which pods stand behind which service, and
 //! the effective peer authentication.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use objects::{Fault, Key, Kind, Pod, Service};
+use objects::{Fault, Key, Kind, Meta, Pod, Service};
 
 use super::{
     Mesh,
@@ -35,15 +38,7 @@ pub struct Index<'a> {
 
 impl<'a> Index<'a> {
     pub(crate) fn new(store: &'a Store, mesh: &'a Mesh) -> Index<'a> {
-        let mut index = Index {
-            store,
-            mesh,
-            waypoints: binding::waypoints(store, mesh),
-            members: BTreeMap::new(),
-            services_of: BTreeMap::new(),
-            peers: Peers::new(store, mesh),
-            routes: ByParent::new(store),
-        };
+        let mut index = Index::bare(store, mesh);
         let mut by_label = ByLabel::new();
         for pod in store.pods.all() {
             for (key, value) in &pod.metadata.labels {
@@ -64,6 +59,68 @@ impl<'a> Index<'a> {
                 let pod_name = (pod.metadata.namespace.as_str(), pod.metadata.name.as_str());
                 index.members.entry(name).or_default().push(pod);
                 index.services_of.entry(pod_name).or_default().push(service);
+            }
+        }
+        index
+    }
+
+    /// Without pods.
+    pub(crate) fn bare(store: &'a Store, mesh: &'a Mesh) -> Index<'a> {
+        Index {
+            store,
+            mesh,
+            waypoints: binding::waypoints(store, mesh),
+            members: BTreeMap::new(),
+            services_of: BTreeMap::new(),
+            peers: Peers::new(store, mesh),
+            routes: ByParent::new(store),
+        }
+    }
+
+    /// As far as these pods are concerned: the services that they stand behind, and what stands behind those and behind
+    /// the services that they stood behind before. Of other pods and services nothing is known.
+    pub(crate) fn of_pods(
+        store: &'a Store,
+        mesh: &'a Mesh,
+        pods: &BTreeSet<(Arc<str>, Arc<str>)>,
+        former: &BTreeSet<(String, String)>,
+    ) -> Index<'a> {
+        let mut index = Index::bare(store, mesh);
+        let mut touched = BTreeMap::<Name<'a>, &'a Arc<Service>>::new();
+        let former = former
+            .iter()
+            .filter_map(|(ns, name)| store.services.find(ns, name));
+        touched.extend(former.map(|service| (name_of(&service.metadata), service)));
+        for (namespace, name) in pods {
+            let Some(pod) = store.pods.find(namespace, name).filter(is_live) else {
+                continue;
+            };
+            let behind = |service: &&Arc<Service>| match service.spec.selector.is_empty() {
+                true => pods_behind(store, service, &ByLabel::new())
+                    .iter()
+                    .any(|member| member.metadata.name == pod.metadata.name),
+                false => service.spec.r#type != "ExternalName" && is_selected(service, pod),
+            };
+            for service in store.services.of(namespace).filter(behind) {
+                let services = index.services_of.entry(name_of(&pod.metadata)).or_default();
+                services.push(service);
+                touched.insert(name_of(&service.metadata), service);
+            }
+        }
+        for (name, service) in touched {
+            let members = if service.spec.selector.is_empty() {
+                pods_behind(store, service, &ByLabel::new())
+            } else if service.spec.r#type == "ExternalName" {
+                Vec::new()
+            } else {
+                let selected = store
+                    .pods
+                    .of(name.0)
+                    .filter(|pod| is_selected(service, pod));
+                selected.filter(is_live).collect()
+            };
+            if !members.is_empty() {
+                index.members.insert(name, members);
             }
         }
         index
@@ -92,6 +149,20 @@ impl<'a> Index<'a> {
     }
 }
 
+fn name_of(meta: &Meta) -> Name<'_> {
+    (meta.namespace.as_str(), meta.name.as_str())
+}
+
+/// Whether traffic may go to it: it has an address and has not ended.
+fn is_live(pod: &&Arc<Pod>) -> bool {
+    !pod.is_finished() && !pod.addresses().is_empty()
+}
+
+fn is_selected(service: &Service, pod: &Pod) -> bool {
+    let mut wanted = service.spec.selector.iter();
+    wanted.all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
+}
+
 /// Pods by namespace, and key and value of a label.
 type ByLabel<'a> = BTreeMap<(&'a str, &'a str, &'a str), Vec<&'a Arc<Pod>>>;
 
@@ -105,15 +176,7 @@ fn pods_behind<'a>(
     if service.spec.r#type == "ExternalName" {
         return Vec::new();
     }
-    let live = |pod: &&Arc<Pod>| !pod.is_finished() && !pod.addresses().is_empty();
     if !service.spec.selector.is_empty() {
-        let selected = |pod: &&Arc<Pod>| {
-            service
-                .spec
-                .selector
-                .iter()
-                .all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
-        };
         // The rarest label of the selector leaves the fewest pods to look at.
         let lists = service.spec.selector.iter().map(|(key, value)| {
             by_label
@@ -124,8 +187,8 @@ fn pods_behind<'a>(
         return fewest
             .iter()
             .copied()
-            .filter(selected)
-            .filter(live)
+            .filter(|pod| is_selected(service, pod))
+            .filter(is_live)
             .collect();
     }
     let slices = store.endpoint_slices.of(namespace);
@@ -136,7 +199,7 @@ fn pods_behind<'a>(
         .filter_map(|endpoint| endpoint.target_ref.as_ref())
         .filter(|target| target.kind == "Pod")
         .filter_map(|target| store.pods.find(namespace, &target.name))
-        .filter(live)
+        .filter(is_live)
         .collect();
     pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     pods.dedup_by(|a, b| a.metadata.name == b.metadata.name);

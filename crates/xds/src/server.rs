@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use mesh::identity::Identity;
@@ -17,6 +17,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+mod refusal;
 mod session;
 mod stream;
 
@@ -43,6 +44,18 @@ pub type Resources = BTreeMap<Arc<str>, Resource>;
 pub struct View {
     /// By type URL. A type that is absent is empty.
     pub types: BTreeMap<Arc<str>, Arc<Resources>>,
+    /// By type URL, the latest steps that led to what `types` has, oldest first: a subscriber that is at one of them is
+    /// brought up by the names that have changed since, without a comparison of everything. May be empty.
+    pub steps: BTreeMap<Arc<str>, Arc<[Step]>>,
+}
+
+/// From one set of resources to the next.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The resources before it.
+    pub from: Weak<Resources>,
+    /// Names of everything that is new, gone or different after it; more does no harm.
+    pub names: Arc<[Arc<str>]>,
 }
 
 impl View {

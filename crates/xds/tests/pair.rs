@@ -114,6 +114,7 @@ impl World {
         let resources = self.truth.iter().map(resource).collect();
         View {
             types: [(Arc::from(TYPE), Arc::new(resources))].into(),
+            ..View::default()
         }
     }
 

@@ -2,14 +2,15 @@
 //! owed. Pure; driven by `stream`.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::type_url;
 
-use super::{Nack, Resources, View};
-use crate::machine::{LONGEST_NACK, WILDCARD};
+use super::refusal::{named, shortened};
+use super::{Nack, Resources, Step, View};
+use crate::machine::WILDCARD;
 
 /// The order of types within one change, so that what is named arrives before what names it.
 const ORDER: [&str; 8] = [
@@ -204,7 +205,8 @@ impl Session {
             }
             let empty = Arc::default();
             let resources = view.of(&type_url).unwrap_or(&empty);
-            let Some(mut push) = state.difference(resources, hold) else {
+            let steps = view.steps.get(&*type_url).map_or(&[][..], |steps| steps);
+            let Some(mut push) = state.difference(resources, steps, hold) else {
                 continue;
             };
             self.nonces += 1;
@@ -312,14 +314,19 @@ impl Subscribed {
             .is_some_and(|seen| Arc::ptr_eq(seen, resources))
     }
 
-    /// What the subscriber lacks of `resources`, recorded as sent. With `hold`, removals wait.
+    /// What the subscriber lacks of `resources`, recorded as sent. With `hold`, removals wait. `steps` lead to
+    /// `resources`.
     fn difference(
         &mut self,
         resources: &Arc<Resources>,
+        steps: &[Step],
         hold: bool,
     ) -> Option<DeltaDiscoveryResponse> {
         if !self.owed && self.is_at(resources) {
             return None;
+        }
+        if let Some(names) = self.since(steps).filter(|_| !self.owed && !hold) {
+            return self.narrow_difference(resources, &names);
         }
         let mut push = DeltaDiscoveryResponse::default();
         for (name, resource) in self.wanted(resources) {
@@ -359,6 +366,52 @@ impl Subscribed {
         let owed = std::mem::take(&mut self.owed);
         let empty = push.resources.is_empty() && push.removed_resources.is_empty();
         (owed || !empty).then_some(push)
+    }
+
+    /// The names that changed since what the subscriber was brought to, if the steps go back so far.
+    fn since(&self, steps: &[Step]) -> Option<BTreeSet<Arc<str>>> {
+        let seen = Arc::as_ptr(self.seen.as_ref()?);
+        let first = steps
+            .iter()
+            .position(|step| std::ptr::eq(step.from.as_ptr(), seen))?;
+        let names = steps[first..]
+            .iter()
+            .flat_map(|step| step.names.iter().cloned());
+        Some(names.collect())
+    }
+
+    /// [`Subscribed::difference`] where only `names` can differ.
+    fn narrow_difference(
+        &mut self,
+        resources: &Arc<Resources>,
+        names: &BTreeSet<Arc<str>>,
+    ) -> Option<DeltaDiscoveryResponse> {
+        let mut push = DeltaDiscoveryResponse::default();
+        for name in names {
+            let by_name = self.names.contains(&**name);
+            let known = self.sent.get(name);
+            match resources.get(name) {
+                Some(resource) if self.wildcard || by_name => {
+                    if !matches!(known, Some(Sent::Version(v)) if *v == resource.version) {
+                        push.resources.push(encode(name, resource));
+                        let version = Sent::Version(resource.version.clone());
+                        self.sent.insert(name.clone(), version);
+                    }
+                }
+                None if known.is_some_and(|sent| *sent != Sent::Absent) => {
+                    push.removed_resources.push(name.to_string());
+                    if by_name {
+                        self.sent.insert(name.clone(), Sent::Absent);
+                    } else {
+                        self.sent.remove(name);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.seen = Some(resources.clone());
+        let empty = push.resources.is_empty() && push.removed_resources.is_empty();
+        (!empty).then_some(push)
     }
 
     /// The resources that the subscriber asked for.
@@ -402,45 +455,6 @@ fn names(push: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
     let changed = push.resources.iter().map(|resource| &*resource.name);
     let removed = push.removed_resources.iter().map(|name| &**name);
     changed.chain(removed).map(Arc::from).collect()
-}
-
-/// A refusal that is short enough to be searched and told on, and whether it is all that the subscriber has to say.
-fn shortened(mut message: String) -> (String, bool) {
-    let whole = message.len() <= LONGEST_NACK && !ends_in_more(&message);
-    if message.len() > LONGEST_NACK {
-        message.truncate(message.floor_char_boundary(LONGEST_NACK));
-        message.shrink_to_fit();
-    }
-    (message, whole)
-}
-
-/// Whether it ends in `; and 12 more`, as our clients write.
-fn ends_in_more(message: &str) -> bool {
-    let last = message.rsplit("; ").next().unwrap_or_default();
-    let number = last
-        .strip_prefix("and ")
-        .and_then(|rest| rest.strip_suffix(" more"));
-    number.is_some_and(|number| number.parse::<usize>().is_ok())
-}
-
-/// Those of a refused push that the refusal names; if it names none, any may be meant. The text is read once and by
-/// whole names, however many the push has: `web-10` does not name `web-1`.
-fn named(push: Vec<Arc<str>>, message: &str) -> Vec<Arc<str>> {
-    // ztunnels and our waypoints write `name: why; name: why`, Envoy puts names into sentences.
-    let parts = message.split("; ").flat_map(|part| part.split(": "));
-    let words = message.split_whitespace();
-    let words = words.map(|word| word.trim_matches([':', ';', ',', '\'', '"']));
-    for said in [parts.collect::<HashSet<_>>(), words.collect()] {
-        let some: Vec<Arc<str>> = push
-            .iter()
-            .filter(|name| said.contains(&***name))
-            .cloned()
-            .collect();
-        if !some.is_empty() {
-            return some;
-        }
-    }
-    push
 }
 
 /// The resource on the wire; the type of its body is filled in by [`Session::push`].

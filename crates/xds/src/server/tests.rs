@@ -27,6 +27,7 @@ fn view(types: &[(&str, &[(&str, &str)])]) -> View {
             .iter()
             .map(|(t, names)| (Arc::from(*t), resources(names)))
             .collect(),
+        ..View::default()
     }
 }
 
@@ -324,6 +325,7 @@ fn a_removal_alone_is_not_held_back() {
             (Arc::from(LISTENER), listeners.clone()),
         ]
         .into(),
+        ..View::default()
     };
     let requests = [CLUSTER, LISTENER].map(|t| subscribe(t, &[]));
     let mut session = started(&requests, &with(&[("a", "1")], &listeners));
@@ -443,4 +445,73 @@ fn a_stream_may_not_name_without_end() {
         Err("more than 32 types on one stream".into())
     );
     assert_eq!(session.admits(&subscribe("type 1", &["a"])), Ok(()));
+}
+
+/// Resources by name and version.
+type Written = std::collections::BTreeMap<String, u8>;
+
+fn arc(written: &Written) -> Arc<Resources> {
+    let versions: Vec<(String, String)> = written
+        .iter()
+        .map(|(n, v)| (n.clone(), v.to_string()))
+        .collect();
+    let pairs: Vec<(&str, &str)> = versions
+        .iter()
+        .map(|(n, v)| (n.as_str(), v.as_str()))
+        .collect();
+    resources(&pairs)
+}
+
+proptest::proptest! {
+    /// A subscriber that is brought up by steps is sent what one is sent that compares everything, whatever it skips.
+    #[test]
+    fn steps_give_the_same_pushes_as_a_comparison_of_everything(
+        changes in proptest::collection::vec((0..6_u8, proptest::option::of(0..3_u8), proptest::bool::ANY), 1..40),
+        names in proptest::collection::btree_set(0..6_u8, 0..3),
+    ) {
+        let names: Vec<String> = names.iter().map(|n| format!("r{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut written = Written::new();
+        let mut current = arc(&written);
+        let mut steps = Vec::new();
+        let view = |steps: &[Step], current: &Arc<Resources>| View {
+            types: [(Arc::from(ADDRESS), current.clone())].into(),
+            steps: [(Arc::from(ADDRESS), Arc::from(steps))].into(),
+        };
+        let start = view(&[], &current);
+        let (mut by_steps, mut whole) = (Session::new(), Session::new());
+        let mut first = Vec::new();
+        for session in [&mut by_steps, &mut whole] {
+            session.request(subscribe(ADDRESS, &names));
+            let push = session.push(&start).expect("an answer");
+            session.request(ack(&push));
+            first.push(push.nonce);
+        }
+        for (name, version, looks) in changes {
+            let name = format!("r{name}");
+            match version {
+                Some(version) => written.insert(name.clone(), version),
+                None => written.remove(&name),
+            };
+            let next = arc(&written);
+            steps.push(Step { from: Arc::downgrade(&current), names: Arc::new([Arc::from(name.as_str())]) });
+            current = next;
+            if !looks {
+                continue;
+            }
+            let a = by_steps.push(&view(&steps, &current));
+            let b = whole.push(&view(&[], &current));
+            let told = |push: &Option<DeltaDiscoveryResponse>| push.as_ref().map(|push| {
+                let mut removed = push.removed_resources.clone();
+                removed.sort();
+                (push.resources.clone(), removed)
+            });
+            proptest::prop_assert_eq!(told(&a), told(&b));
+            for (session, push) in [(&mut by_steps, a), (&mut whole, b)] {
+                if let Some(push) = push {
+                    session.request(ack(&push));
+                }
+            }
+        }
+    }
 }
