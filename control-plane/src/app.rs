@@ -1,8 +1,14 @@
 //! Wiring: who is started in which order, and how it ends. Called by `main`.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
+use kube::Client;
+use kubernetes::{Wanted, Watch};
 use objects::{Directory, Source};
 use runtime::{
     Readiness, Shutdown,
@@ -12,18 +18,31 @@ use runtime::{
     shutdown,
 };
 
+use tokio::time::Instant;
+
 use crate::{
-    config::Config,
+    ca::{
+        self, Issuers,
+        publish::publish,
+        vault::{Place, Vault},
+    },
+    config::{Config, Origin},
     follow::Follower,
     serve::{
         self, Parts,
-        authenticate::Authenticator,
+        authenticate::{Authenticator, Tokens},
         authority::{Authority, Grants},
+        review::Review,
         root,
         tls::ServerTls,
     },
     status::Status,
 };
+
+/// A change waits this long for others that come with it,
+const GATHER: Duration = Duration::from_millis(10);
+/// and this much time is at least between two publications.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Runs until SIGTERM.
 ///
@@ -42,27 +61,40 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     };
     start_admin(&config, &common, &status).await?;
 
-    // Before anything is made: a wrong directory must not leave a new root behind.
-    std::fs::read_dir(&config.manifests).with_context(|| {
-        format!(
-            "MANIFESTS: cannot read directory {}",
-            config.manifests.display()
-        )
-    })?;
-    let issuer = Arc::new(root::open(
-        &config.ca.directory,
-        &config.mesh.trust_domain,
-        SystemTime::now(),
-    )?);
+    let origin = tokio::select! {
+        () = shutdown.draining() => return Ok(()),
+        origin = open(&config, &shutdown) => origin?,
+    };
+    let Opened {
+        mut source,
+        issuers,
+        tokens,
+        client,
+    } = origin;
     if let Some(path) = &config.ca.root_file {
-        root::publish(&issuer, path)?;
+        root::publish(&issuers.borrow(), path)?;
     }
-    let mut source = Directory::new(&config.manifests);
     let mut follower = Follower::new(config.mesh.clone(), status);
     // Nobody is served before the first list is in: an empty mesh would take everything away.
-    follower.take(source.next().await);
+    tokio::select! {
+        () = shutdown.draining() => return Ok(()),
+        event = source.next() => follower.take(event),
+    }
+    if let Some(client) = client {
+        let namespaces = follower.views().namespaces();
+        // Every replica writes the same; the API server takes one after the other.
+        let leader = tokio::sync::watch::channel(true).1;
+        let roots = publish(
+            client,
+            issuers.clone(),
+            namespaces,
+            leader,
+            shutdown.clone(),
+        );
+        shutdown.spawn(roots);
+    }
 
-    let authenticator = Authenticator::new(config.tokens.clone(), &config.mesh.trust_domain);
+    let authenticator = Authenticator::new(tokens, &config.mesh.trust_domain);
     authenticator.report();
     let grants = Grants {
         node_accounts: config.ca.node_accounts.clone(),
@@ -72,8 +104,8 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let parts = Parts {
         views: follower.views(),
         authenticator,
-        authority: Authority::new(issuer.clone(), grants, follower.views(), &metrics),
-        tls: ServerTls::new(issuer, config.ca.server_names.clone())?,
+        authority: Authority::new(issuers.clone(), grants, follower.views(), &metrics),
+        tls: ServerTls::new(issuers, config.ca.server_names.clone())?,
     };
     let listener = serve::bind(config.listen).await?;
     let address = listener.local_addr()?;
@@ -83,15 +115,100 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
 
     let part = shutdown.clone();
     shutdown.spawn(async move {
-        loop {
-            tokio::select! {
-                () = part.draining() => return,
-                event = source.next() => follower.take(event),
-            }
+        tokio::select! {
+            () = part.draining() => {}
+            () = follow(source, follower) => {}
         }
     });
     shutdown::run_to_end(&shutdown, &readiness, config.drain).await;
     Ok(())
+}
+
+/// What differs between a directory of manifests and a cluster.
+struct Opened {
+    source: Box<dyn Source>,
+    issuers: Issuers,
+    tokens: Tokens,
+    client: Option<Client>,
+}
+
+async fn open(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Opened> {
+    let now = SystemTime::now();
+    let trust_domain = &config.mesh.trust_domain;
+    let file = config
+        .tokens
+        .clone()
+        .map(|path| Tokens::File(Arc::new(path)));
+    let from_files = |directory: &Path| -> anyhow::Result<Issuers> {
+        Ok(ca::fixed(Arc::new(root::open(
+            directory,
+            trust_domain,
+            now,
+        )?)))
+    };
+    match &config.origin {
+        Origin::Directory(manifests) => {
+            // Before anything is made: a wrong directory must not leave a new root behind.
+            std::fs::read_dir(manifests).with_context(|| {
+                format!("MANIFESTS: cannot read directory {}", manifests.display())
+            })?;
+            Ok(Opened {
+                source: Box::new(Directory::new(manifests)),
+                issuers: from_files(config.ca.directory.as_deref().unwrap_or(Path::new("ca")))?,
+                tokens: file.unwrap_or(Tokens::Nothing),
+                client: None,
+            })
+        }
+        Origin::Cluster { kubeconfig } => {
+            let client = kubernetes::client(kubeconfig.as_deref());
+            let client = client
+                .await
+                .context("objects come from an API server unless MANIFESTS names a directory")?;
+            let issuers = match &config.ca.directory {
+                Some(directory) => from_files(directory)?,
+                None => from_secret(config, client.clone(), shutdown).await?,
+            };
+            let review = Review::new(client.clone(), config.ca.audiences.clone(), trust_domain);
+            Ok(Opened {
+                source: Box::new(Watch::new(client.clone(), Wanted::all())),
+                issuers,
+                tokens: file.unwrap_or(Tokens::Review(review)),
+                client: Some(client),
+            })
+        }
+    }
+}
+
+async fn from_secret(
+    config: &Config,
+    client: Client,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Issuers> {
+    let place = Place {
+        namespace: config.ca.namespace.clone(),
+        secret: config.ca.secret.clone(),
+        trust_domain: config.mesh.trust_domain.clone(),
+        plan: config.ca.plan,
+    };
+    let vault = Vault::open(client, place).await?;
+    let issuers = vault.issuers();
+    shutdown.spawn(vault.run(shutdown.clone()));
+    Ok(issuers)
+}
+
+/// Publishes what the source says. Changes that come close together are published together, because each publication
+/// has a price of its own.
+async fn follow(mut source: Box<dyn Source>, mut follower: Follower) {
+    let mut last = Instant::now();
+    loop {
+        follower.store(source.next().await);
+        let until = (Instant::now() + GATHER).max(last + PACE);
+        while let Ok(event) = tokio::time::timeout_at(until, source.next()).await {
+            follower.store(event);
+        }
+        follower.publish();
+        last = Instant::now();
+    }
 }
 
 async fn start_admin(config: &Config, common: &Common, status: &Arc<Status>) -> anyhow::Result<()> {

@@ -4,13 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use runtime::{Settings, logs};
 
-use crate::translate::Mesh;
+use crate::{ca::rotation::Plan, translate::Mesh};
 
 /// Everything that is set.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Where objects come from.
+    pub origin: Origin,
     /// Where ADS and the CA listen (TLS).
     pub listen: SocketAddr,
     /// Where operators ask.
@@ -29,11 +29,31 @@ pub struct Config {
     pub log_filter: String,
 }
 
+/// Where objects come from, and with them the root and what tokens stand for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The API server of this file, or of the cluster that this pod is in.
+    Cluster {
+        /// A kubeconfig.
+        kubeconfig: Option<PathBuf>,
+    },
+}
+
 /// Settings of the certificate authority.
 #[derive(Debug, Clone)]
 pub struct CaConfig {
-    /// Directory of key and certificate.
-    pub directory: PathBuf,
+    /// Directory of key and certificate; where none is named, a cluster's authority is in its Secret.
+    pub directory: Option<PathBuf>,
+    /// Namespace of the control plane, where the Secret is.
+    pub namespace: String,
+    /// Name of the Secret.
+    pub secret: String,
+    /// How its root is rotated.
+    pub plan: Plan,
+    /// Audiences of service account tokens.
+    pub audiences: Vec<String>,
     /// Where the roots are written for clients.
     pub root_file: Option<PathBuf>,
     /// Names in the server's certificate.
@@ -46,7 +66,8 @@ pub struct CaConfig {
     pub node_accounts: Vec<(String, String)>,
 }
 
-const SERVER_NAMES: &str = "istiod.istio-system.svc,istiod.istio-system.svc.cluster.local,istiod.istio-system,localhost,127.0.0.1,::1";
+/// Names under which proxies look for a control plane, beside those of its Service in its own namespace.
+const LOCAL_NAMES: &str = "localhost,127.0.0.1,::1";
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Config {
@@ -55,16 +76,18 @@ impl Config {
     pub fn read(settings: &mut Settings<'_>) -> Config {
         let s = settings;
         let formats = [("plain", logs::Format::Plain), ("json", logs::Format::Json)];
+        let origin = origin(s);
         Config {
-            manifests: s.path("MANIFESTS", "manifests", "directory of Kubernetes manifests, read again when it changes"),
             listen: s.address("XDS_LISTEN", any(15012), "address of ADS and the certificate authority (TLS)"),
             admin: s.address("ADMIN_LISTEN", local(15014), "address of /healthz/ready, /status, /metrics, /logging"),
-            mesh: mesh(s),
+            mesh: mesh(s, &origin),
             ca: ca(s),
+            origin,
             tokens: s.optional_path(
                 "TOKENS_FILE",
                 "bearer tokens, one a line: `<token> <namespace>/<service account> [node=<node>]`; read again for each \
-                 request; without it only client certificates are accepted",
+                 request; without it the API server reviews tokens, and with MANIFESTS only client certificates are \
+                 accepted",
             ),
             drain: s.duration("TERMINATION_DRAIN_DURATION", Duration::from_secs(5), "time for streams to end at SIGTERM"),
             log_format: s.choice("LOG_FORMAT", "plain", &formats, "format of log lines"),
@@ -73,7 +96,22 @@ impl Config {
     }
 }
 
-fn mesh(s: &mut Settings<'_>) -> Mesh {
+fn origin(s: &mut Settings<'_>) -> Origin {
+    let manifests = s.optional_path(
+        "MANIFESTS",
+        "directory of Kubernetes manifests, read again when it changes; without it objects come from the API server",
+    );
+    let kubeconfig = s.optional_path(
+        "KUBECONFIG",
+        "file that names the API server; without it, and without MANIFESTS, that of the cluster that this pod is in",
+    );
+    match manifests {
+        Some(directory) => Origin::Directory(directory),
+        None => Origin::Cluster { kubeconfig },
+    }
+}
+
+fn mesh(s: &mut Settings<'_>, origin: &Origin) -> Mesh {
     let d = Mesh::default();
     let trust_domain = |text: &str| {
         mesh::identity::Identity::new(text, "n", "s")
@@ -86,12 +124,13 @@ fn mesh(s: &mut Settings<'_>) -> Mesh {
         domain: s.string("DOMAIN", &d.domain, "DNS domain of services"),
         root_namespace: s.string("ROOT_NAMESPACE", &d.root_namespace, "namespace whose policies hold mesh-wide"),
         network: s.string("NETWORK", &d.network, "network of workloads that no label places elsewhere"),
-        labels_enrol: s.boolean(
-            "LABELS_ENROL",
-            d.labels_enrol,
-            "take pods whose labels enrol them for captured although no node agent has annotated them (there is no API \
-             server that could carry the annotation)",
-        ),
+        labels_enrol: s
+            .optional_boolean(
+                "LABELS_ENROL",
+                "take pods whose labels enrol them for captured although no node agent has annotated them; default: true \
+                 with MANIFESTS (there is no API server that could carry the annotation), else false",
+            )
+            .unwrap_or(matches!(origin, Origin::Directory(_))),
     }
 }
 
@@ -110,17 +149,61 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
         "node proxies: they may ask for the certificates of pods on their own node; default `istio-system/ztunnel`",
         accounts,
     );
-    let names = s.string(
-        "SERVER_NAMES",
-        SERVER_NAMES,
-        "DNS names and addresses in the server's certificate, comma separated",
+    let namespace = s.string(
+        "POD_NAMESPACE",
+        "istio-system",
+        "namespace of the control plane, where the Secret of its authority is",
     );
+    let names = s.optional(
+        "SERVER_NAMES",
+        "DNS names and addresses in the server's certificate, comma separated; default: those of Service `istiod` in \
+         POD_NAMESPACE, and localhost",
+    );
+    let names = names.unwrap_or_else(|| {
+        let service = format!("istiod.{namespace}");
+        format!("{service}.svc,{service}.svc.cluster.local,{service},{LOCAL_NAMES}")
+    });
+    let max_ttl = s.duration(
+        "MAX_WORKLOAD_CERT_TTL",
+        90 * DAY,
+        "longest life that is granted",
+    );
+    let overlap = s.optional_duration(
+        "CA_ROOT_OVERLAP",
+        "in a rotation, time for everybody to learn of the new root, and again for what the old one signed to end; \
+         default: MAX_WORKLOAD_CERT_TTL",
+    );
+    let audiences = s.string(
+        "TOKEN_AUDIENCES",
+        "istio-ca",
+        "audiences of service account tokens that are accepted, comma separated",
+    );
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(',').map(|word| word.trim().to_owned());
+        words.filter(|word| !word.is_empty()).collect()
+    };
     CaConfig {
-        directory: s.path("CA_DIR", "ca", "directory of ca-key.pem, ca-cert.pem, cert-chain.pem, root-cert.pem; made at the first start"),
+        directory: s.optional_path(
+            "CA_DIR",
+            "directory of ca-key.pem, ca-cert.pem, cert-chain.pem, root-cert.pem, made at the first start; default: `ca` \
+             with MANIFESTS; on an API server the Secret, unless this is set",
+        ),
+        secret: s.string(
+            "CA_SECRET",
+            "causeway-ca",
+            "Secret of POD_NAMESPACE with those files as fields, made by the first replica; a Secret `cacerts` that \
+             somebody brings wins over it",
+        ),
+        plan: Plan {
+            overlap: overlap.unwrap_or(max_ttl),
+            life: s.duration("CITADEL_SELF_SIGNED_CA_CERT_TTL", 3650 * DAY, "life of a root that is made in the Secret"),
+        },
+        audiences: words(&audiences),
+        namespace,
         root_file: s.optional_path("ROOT_CERT_FILE", "file to write the root certificates to, for clients"),
-        server_names: names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+        server_names: words(&names),
         default_ttl: s.duration("DEFAULT_WORKLOAD_CERT_TTL", DAY, "life of certificates when the request names none"),
-        max_ttl: s.duration("MAX_WORKLOAD_CERT_TTL", 90 * DAY, "longest life that is granted"),
+        max_ttl,
         node_accounts: node_accounts.unwrap_or_else(|| vec![("istio-system".into(), "ztunnel".into())]),
     }
 }
@@ -154,10 +237,44 @@ mod tests {
     }
 
     #[test]
+    fn objects_come_from_the_directory_that_is_named_else_from_the_api_server() {
+        let read = |pairs: &[(&str, &str)]| {
+            let owned = pairs
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
+            let mut settings = Settings::from_pairs(owned.collect::<Vec<_>>());
+            let config = Config::read(&mut settings);
+            (config.origin, config.mesh.labels_enrol)
+        };
+        let kubeconfig = || Some(PathBuf::from("k"));
+        let table = [
+            (&[][..], Origin::Cluster { kubeconfig: None }, false),
+            (
+                &[("KUBECONFIG", "k")],
+                Origin::Cluster {
+                    kubeconfig: kubeconfig(),
+                },
+                false,
+            ),
+            (
+                &[("MANIFESTS", "m"), ("KUBECONFIG", "k")],
+                Origin::Directory("m".into()),
+                true,
+            ),
+        ];
+        for (pairs, origin, enrol) in table {
+            assert_eq!(read(pairs), (origin, enrol), "{pairs:?}");
+        }
+    }
+
+    #[test]
     fn defaults_are_istios() {
         let mut settings = Settings::from_pairs([]);
         let config = Config::read(&mut settings);
         assert_eq!(config.listen.port(), 15012);
+        assert_eq!(config.ca.server_names[0], "istiod.istio-system.svc");
+        assert_eq!(config.ca.audiences, ["istio-ca"]);
+        assert_eq!(config.ca.plan.overlap, config.ca.max_ttl);
         assert_eq!(
             config.ca.node_accounts,
             [("istio-system".to_owned(), "ztunnel".to_owned())]

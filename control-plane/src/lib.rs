@@ -2,9 +2,10 @@
 //! serves that over delta ADS; it is the certificate authority as well.
 //!
 //! `translate` is pure (objects in, resources out); `follow` keeps the views of subscribers up to date; `serve`
-//! holds the sockets.
+//! holds the sockets; `ca` keeps the authority's root on Kubernetes.
 
 pub mod app;
+pub mod ca;
 pub mod config;
 pub mod follow;
 pub mod resources;

@@ -6,7 +6,7 @@ use proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use runtime::Shutdown;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::interceptor::InterceptedService, transport::Server};
+use tonic::transport::Server;
 use xds::server::Ads;
 
 use crate::follow::Views;
@@ -14,10 +14,11 @@ use crate::follow::Views;
 pub mod authenticate;
 pub mod authority;
 mod incoming;
+pub mod review;
 pub mod root;
 pub mod tls;
 
-use authenticate::Authenticator;
+use authenticate::{Authenticator, Guarded};
 use authority::Authority;
 use tls::ServerTls;
 
@@ -59,11 +60,11 @@ pub fn serve(listener: TcpListener, parts: Parts, shutdown: &Shutdown) {
         token.cancel();
     });
     let incoming = incoming::accept(listener, parts.tls, shutdown);
-    let ads = InterceptedService::new(
+    let ads = Guarded::new(
         Ads::new(parts.views, stop.clone()).into_service(),
         parts.authenticator.clone(),
     );
-    let ca = InterceptedService::new(
+    let ca = Guarded::new(
         IstioCertificateServiceServer::new(parts.authority),
         parts.authenticator,
     );

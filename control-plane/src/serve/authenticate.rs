@@ -1,14 +1,25 @@
 //! Who is calling: the account behind a bearer token, else the identity of the client certificate, else nobody.
 //! Runs before every call; a call without credentials never reaches a service.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use identity::Identity;
-use tonic::{Request, Status, service::Interceptor};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+};
 use xds::server::Authenticated;
 
-use super::incoming::Peer;
+use super::{incoming::Peer, review::Review};
 
 /// A caller that proved who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,20 +30,30 @@ pub struct Caller {
     pub node: Option<String>,
 }
 
+/// What bearer tokens stand for.
+#[derive(Debug, Clone)]
+pub enum Tokens {
+    /// None are taken.
+    Nothing,
+    /// What this file says; read at each call, so that edits count at once.
+    File(Arc<PathBuf>),
+    /// What the API server says.
+    Review(Review),
+}
+
 /// Checks credentials.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    tokens: Option<Arc<PathBuf>>,
+    tokens: Tokens,
     trust_domain: Arc<str>,
 }
 
 impl Authenticator {
-    /// Tokens come from this file (read at each call, so that edits count at once); without it only client
-    /// certificates are accepted.
+    /// Besides tokens, client certificates of the trust domain are accepted.
     #[must_use]
-    pub fn new(tokens: Option<PathBuf>, trust_domain: &str) -> Authenticator {
+    pub fn new(tokens: Tokens, trust_domain: &str) -> Authenticator {
         Authenticator {
-            tokens: tokens.map(Arc::new),
+            tokens,
             trust_domain: trust_domain.into(),
         }
     }
@@ -40,7 +61,9 @@ impl Authenticator {
     /// Says, at the start, what of the tokens file cannot be used: whoever mistypes a line would else look for the fault at
     /// the caller's end, which only learns that its token is not known.
     pub fn report(&self) {
-        let Some(path) = &self.tokens else { return };
+        let Tokens::File(path) = &self.tokens else {
+            return;
+        };
         match std::fs::read_to_string(&**path) {
             Ok(text) => {
                 for line in slips(&text, &self.trust_domain) {
@@ -54,11 +77,15 @@ impl Authenticator {
         }
     }
 
-    fn by_token(&self, token: &str) -> Result<Caller, Status> {
-        let Some(path) = &self.tokens else {
-            return Err(Status::unauthenticated(
-                "this control plane takes no tokens, only client certificates",
-            ));
+    async fn by_token(&self, token: &str) -> Result<Caller, Status> {
+        let path = match &self.tokens {
+            Tokens::File(path) => path,
+            Tokens::Review(review) => return review.caller(token).await,
+            Tokens::Nothing => {
+                return Err(Status::unauthenticated(
+                    "this control plane takes no tokens, only client certificates",
+                ));
+            }
         };
         let text = std::fs::read_to_string(&**path).map_err(|error| {
             tracing::error!("TOKENS_FILE {}: {error}", path.display());
@@ -67,49 +94,95 @@ impl Authenticator {
         find(&text, token, &self.trust_domain)
             .ok_or_else(|| Status::unauthenticated("the bearer token is not known"))
     }
+
+    /// Who calls, by the headers of the call and the connection's peer.
+    async fn caller(
+        &self,
+        authorization: Option<String>,
+        peer: Option<&Peer>,
+    ) -> Result<Caller, Status> {
+        if let Some(text) = authorization {
+            let Some(token) = text.strip_prefix("Bearer ") else {
+                return Err(Status::unauthenticated(
+                    "`authorization` must be `Bearer <token>`",
+                ));
+            };
+            return self.by_token(token.trim()).await;
+        }
+        let Some(identity) = peer.and_then(|peer| peer.identity.clone()) else {
+            return Err(Status::unauthenticated(
+                "neither a token nor a client certificate was shown",
+            ));
+        };
+        if identity.trust_domain() != &*self.trust_domain {
+            let text = format!("{identity} is not of trust domain {}", self.trust_domain);
+            return Err(Status::unauthenticated(text));
+        }
+        Ok(Caller {
+            identity,
+            node: None,
+        })
+    }
 }
 
-impl Interceptor for Authenticator {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let header = request.metadata().get("authorization");
-        let caller = match header {
-            Some(header) => {
-                let text = header.to_str().unwrap_or_default();
-                let Some(token) = text.strip_prefix("Bearer ") else {
-                    return Err(Status::unauthenticated(
-                        "`authorization` must be `Bearer <token>`",
-                    ));
-                };
-                self.by_token(token.trim())?
-            }
-            None => {
-                let peer = request
-                    .extensions()
-                    .get::<Peer>()
-                    .and_then(|peer| peer.identity.clone());
-                let Some(identity) = peer else {
-                    return Err(Status::unauthenticated(
-                        "neither a token nor a client certificate was shown",
-                    ));
-                };
-                if identity.trust_domain() != &*self.trust_domain {
-                    let text = format!("{identity} is not of trust domain {}", self.trust_domain);
-                    return Err(Status::unauthenticated(text));
-                }
-                Caller {
-                    identity,
-                    node: None,
-                }
-            }
-        };
-        if let Some(peer) = request.extensions().get::<Peer>() {
-            peer.proven();
+/// A service behind an [`Authenticator`]; its calls carry [`Caller`] and [`Authenticated`].
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    service: S,
+    authenticator: Authenticator,
+}
+
+impl<S> Guarded<S> {
+    /// Puts the authenticator before the service.
+    #[must_use]
+    pub fn new(service: S, authenticator: Authenticator) -> Guarded<S> {
+        Guarded {
+            service,
+            authenticator,
         }
-        request
-            .extensions_mut()
-            .insert(Authenticated(caller.identity.clone()));
-        request.extensions_mut().insert(caller);
-        Ok(request)
+    }
+}
+
+impl<S: NamedService> NamedService for Guarded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Guarded<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // The one that was polled ready takes the call.
+        let fresh = self.service.clone();
+        let mut service = std::mem::replace(&mut self.service, fresh);
+        let authenticator = self.authenticator.clone();
+        Box::pin(async move {
+            let header = request.headers().get("authorization");
+            // What is no text is no token.
+            let header = header.map(|value| value.to_str().unwrap_or_default().to_owned());
+            let peer = request.extensions().get::<Peer>().cloned();
+            match authenticator.caller(header, peer.as_ref()).await {
+                Ok(caller) => {
+                    if let Some(peer) = peer {
+                        peer.proven();
+                    }
+                    let authenticated = Authenticated(caller.identity.clone());
+                    request.extensions_mut().insert(authenticated);
+                    request.extensions_mut().insert(caller);
+                    service.call(request).await
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
     }
 }
 

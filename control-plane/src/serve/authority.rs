@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use identity::{Identity, issue::Issuer};
+use identity::Identity;
 use prometheus_client::metrics::counter::Counter;
 use prost_types::value::Kind;
 use proto::ca::{
@@ -16,7 +16,7 @@ use runtime::metrics::Registry;
 use tonic::{Request, Response, Status};
 
 use super::authenticate::Caller;
-use crate::follow::Views;
+use crate::{ca::Issuers, follow::Views};
 
 /// Certificates are valid this much earlier, because clocks differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ pub struct Grants {
 
 /// The service.
 pub struct Authority {
-    issuer: Arc<Issuer>,
+    issuers: Issuers,
     grants: Grants,
     views: Arc<Views>,
     issued: Counter,
@@ -42,10 +42,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Signs with `issuer`; where identities run is asked of `views`.
+    /// Signs with what `issuers` says at the time; where identities run is asked of `views`.
     #[must_use]
     pub fn new(
-        issuer: Arc<Issuer>,
+        issuers: Issuers,
         grants: Grants,
         views: Arc<Views>,
         registry: &Registry,
@@ -61,7 +61,7 @@ impl Authority {
             Counter::default(),
         );
         Authority {
-            issuer,
+            issuers,
             grants,
             views,
             issued,
@@ -85,9 +85,8 @@ impl Authority {
         };
         let ttl = life(request.validity_duration, &self.grants) + CLOCK_SKEW;
         let not_before = SystemTime::now() - CLOCK_SKEW;
-        let chain = self
-            .issuer
-            .sign_csr(&request.csr, &identity, not_before, ttl);
+        let issuer = self.issuers.borrow().clone();
+        let chain = issuer.sign_csr(&request.csr, &identity, not_before, ttl);
         chain.map_err(|error| match error {
             identity::issue::IssueError::Request(_) => Status::invalid_argument(error.to_string()),
             _ => Status::internal(error.to_string()),

@@ -69,6 +69,7 @@ struct Plane {
     status: Arc<crate::status::Status>,
     address: SocketAddr,
     issuer: Arc<Issuer>,
+    rotate: tokio::sync::watch::Sender<Arc<Issuer>>,
     shutdown: Shutdown,
     _dir: tempfile::TempDir,
 }
@@ -89,6 +90,7 @@ async fn plane() -> Plane {
     });
     let issuer =
         Arc::new(root::open(dir.path(), "cluster.local", std::time::SystemTime::now()).unwrap());
+    let (rotate, issuers) = tokio::sync::watch::channel(issuer.clone());
     let grants = Grants {
         node_accounts: vec![("istio-system".into(), "ztunnel".into())],
         default_ttl: Duration::from_secs(3600),
@@ -96,10 +98,13 @@ async fn plane() -> Plane {
     };
     let parts = Parts {
         views: follower.views(),
-        authenticator: Authenticator::new(Some(dir.path().join("tokens")), "cluster.local"),
-        authority: Authority::new(issuer.clone(), grants, follower.views(), &registry),
+        authenticator: Authenticator::new(
+            authenticate::Tokens::File(Arc::new(dir.path().join("tokens"))),
+            "cluster.local",
+        ),
+        authority: Authority::new(issuers.clone(), grants, follower.views(), &registry),
         tls: ServerTls::new(
-            issuer.clone(),
+            issuers.clone(),
             vec!["localhost".into(), "istiod.istio-system.svc".into()],
         )
         .unwrap(),
@@ -113,6 +118,7 @@ async fn plane() -> Plane {
         status,
         address,
         issuer,
+        rotate,
         shutdown,
         _dir: dir,
     }

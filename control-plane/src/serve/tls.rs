@@ -1,4 +1,5 @@
-//! The server's own certificate, issued by its own authority and renewed long before it ends.
+//! The server's own certificate, issued by its own authority and renewed long before it ends, and whenever the authority
+//! signs with something else.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,6 +17,8 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::{CertifiedKey, SingleCertAndKey},
 };
+
+use crate::ca::Issuers;
 
 /// Life of the server's certificate.
 const TTL: Duration = Duration::from_secs(90 * 86_400);
@@ -39,9 +42,16 @@ pub enum TlsError {
 
 /// The TLS side of the port. Client certificates are asked for and, when shown, must be ours.
 pub struct ServerTls {
-    issuer: Arc<Issuer>,
+    issuers: Issuers,
     names: Vec<String>,
-    current: Mutex<(SystemTime, Arc<ServerConfig>)>,
+    current: Mutex<Current>,
+}
+
+/// The certificate in use.
+struct Current {
+    issuer: Arc<Issuer>,
+    made: SystemTime,
+    config: Arc<ServerConfig>,
 }
 
 impl ServerTls {
@@ -49,13 +59,19 @@ impl ServerTls {
     ///
     /// # Errors
     /// A name that no certificate can carry, or an authority that has expired.
-    pub fn new(issuer: Arc<Issuer>, names: Vec<String>) -> Result<ServerTls, TlsError> {
-        let now = SystemTime::now();
-        let config = build(&issuer, &names, now)?;
-        Ok(ServerTls {
+    pub fn new(issuers: Issuers, names: Vec<String>) -> Result<ServerTls, TlsError> {
+        let made = SystemTime::now();
+        let issuer = issuers.borrow().clone();
+        let config = build(&issuer, &names, made)?;
+        let current = Mutex::new(Current {
             issuer,
+            made,
+            config,
+        });
+        Ok(ServerTls {
+            issuers,
             names,
-            current: Mutex::new((now, config)),
+            current,
         })
     }
 
@@ -65,16 +81,23 @@ impl ServerTls {
     /// When a due renewal fails and the certificate at hand is too old.
     pub fn current(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let now = SystemTime::now();
+        let issuer = self.issuers.borrow().clone();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = now.duration_since(current.0).unwrap_or_default();
-        if age > RENEW_AFTER {
-            match build(&self.issuer, &self.names, now) {
-                Ok(config) => *current = (now, config),
+        let age = now.duration_since(current.made).unwrap_or_default();
+        if age > RENEW_AFTER || !Arc::ptr_eq(&issuer, &current.issuer) {
+            match build(&issuer, &self.names, now) {
+                Ok(config) => {
+                    *current = Current {
+                        issuer,
+                        made: now,
+                        config,
+                    };
+                }
                 Err(error) if age > TTL - RENEW_AFTER => return Err(error),
                 Err(error) => tracing::warn!("{error}; the old certificate is used on"),
             }
         }
-        Ok(current.1.clone())
+        Ok(current.config.clone())
     }
 }
 

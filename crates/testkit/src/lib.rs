@@ -1,7 +1,8 @@
-//! What the tests of several crates share: real network namespaces, the real binaries as children,
+//! What the tests of several crates share: real network namespaces, the real binaries as children, a real API server,
 //! and small peers (ADS, certificate authority, ZDS, TCP echo) that a test scripts. Dev-only.
 
 pub mod ads;
+pub mod apiserver;
 pub mod authority;
 pub mod ca;
 pub mod echo;

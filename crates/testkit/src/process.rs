@@ -105,6 +105,33 @@ impl Process {
         environment: &BTreeMap<String, String>,
         log: &Path,
     ) -> Result<Self> {
+        let netns = sys::Netns::open(&namespace.path())
+            .with_context(|| format!("namespace {}", namespace.name()))?;
+        Self::start_in(netns, binary, arguments, environment, log)
+    }
+
+    /// As [`Process::start`], in the namespace that this thread is in.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_here(
+        binary: &Path,
+        arguments: &[&str],
+        environment: &BTreeMap<String, String>,
+        log: &Path,
+    ) -> Result<Self> {
+        let netns = sys::Netns::open(Path::new("/proc/thread-self/ns/net"))
+            .context("this thread's namespace")?;
+        Self::start_in(netns, binary, arguments, environment, log)
+    }
+
+    fn start_in(
+        netns: sys::Netns,
+        binary: &Path,
+        arguments: &[&str],
+        environment: &BTreeMap<String, String>,
+        log: &Path,
+    ) -> Result<Self> {
         let output = File::options()
             .create(true)
             .append(true)
@@ -117,8 +144,6 @@ impl Process {
             .envs(environment)
             .stdin(Stdio::null());
         command.stdout(output.try_clone()?).stderr(output);
-        let netns = sys::Netns::open(&namespace.path())
-            .with_context(|| format!("namespace {}", namespace.name()))?;
         let child = spawn(netns, command).with_context(|| format!("start {}", binary.display()))?;
         let name = binary
             .file_name()

@@ -167,3 +167,30 @@ async fn foreign_and_odd_client_certificates_are_refused() {
     );
     plane.shutdown.force();
 }
+
+#[tokio::test]
+async fn a_rotated_root_signs_at_once_and_the_old_one_is_accepted_while_it_is_trusted() {
+    let plane = plane().await;
+    let who = "spiffe://cluster.local/ns/app/sa/wp";
+    let now = std::time::SystemTime::now() - Duration::from_secs(60);
+    let next = Issuer::new_root("cluster.local", now, Duration::from_secs(3600)).unwrap();
+    let both = [plane.issuer.roots_pem(), next.roots_pem()].concat();
+    let files = identity::issue::CaFiles {
+        certificate: next.roots_pem(),
+        key: &next.key_pem().unwrap(),
+        chain: "",
+        root: &both,
+    };
+    let next = Issuer::from_pem(&files).unwrap();
+    let old = certified(plane.address, &plane.issuer, &plane.issuer, who);
+    assert_eq!(own_certificate(old).await.unwrap(), who);
+    plane
+        .rotate
+        .send_replace(Arc::new(Issuer::from_pem(&files).unwrap()));
+    // The server's own certificate is of the new root now, so a client must trust both; its own may be of the old one.
+    let trusting = certified(plane.address, &next, &plane.issuer, who);
+    assert_eq!(own_certificate(trusting).await.unwrap(), who);
+    let behind = certified(plane.address, &plane.issuer, &plane.issuer, who);
+    assert!(own_certificate(behind).await.is_err());
+    plane.shutdown.force();
+}
