@@ -37,6 +37,7 @@ use crate::{
         tls::ServerTls,
     },
     status::Status,
+    writing,
 };
 
 /// A change waits this long for others that come with it,
@@ -82,8 +83,8 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     }
     if let Some(client) = client {
         let namespaces = follower.views().namespaces();
-        // Every replica writes the same; the API server takes one after the other.
-        let leader = tokio::sync::watch::channel(true).1;
+        let verdicts = follower.verdicts();
+        let leader = writing::start(&client, config.writing.clone(), verdicts, &shutdown).watch();
         let roots = publish(
             client,
             issuers.clone(),

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use runtime::{Settings, logs};
+use runtime::{Settings, logs, settings::format_duration};
 
-use crate::{ca::rotation::Plan, translate::Mesh};
+use crate::{ca::rotation::Plan, deploy, lead, translate::Mesh, writing};
 
 /// Everything that is set.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// The certificate authority.
     pub ca: CaConfig,
+    /// What is written to an API server, and which replica does it.
+    pub writing: writing::Settings,
     /// Bearer tokens and whom they stand for.
     pub tokens: Option<PathBuf>,
     /// How long running streams may take to end.
@@ -68,6 +70,7 @@ pub struct CaConfig {
 
 /// Names under which proxies look for a control plane, beside those of its Service in its own namespace.
 const LOCAL_NAMES: &str = "localhost,127.0.0.1,::1";
+const DISCOVERY: &str = "istiod.istio-system.svc:15012";
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Config {
@@ -77,11 +80,13 @@ impl Config {
         let s = settings;
         let formats = [("plain", logs::Format::Plain), ("json", logs::Format::Json)];
         let origin = origin(s);
+        let mesh = mesh(s, &origin);
         Config {
             listen: s.address("XDS_LISTEN", any(15012), "address of ADS and the certificate authority (TLS)"),
             admin: s.address("ADMIN_LISTEN", local(15014), "address of /healthz/ready, /status, /metrics, /logging"),
-            mesh: mesh(s, &origin),
             ca: ca(s),
+            writing: writing(s, &mesh),
+            mesh,
             origin,
             tokens: s.optional_path(
                 "TOKENS_FILE",
@@ -206,6 +211,113 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
         max_ttl,
         node_accounts: node_accounts.unwrap_or_else(|| vec![("istio-system".into(), "ztunnel".into())]),
     }
+}
+
+fn writing(s: &mut Settings<'_>, mesh: &Mesh) -> writing::Settings {
+    let candidate = candidate(s);
+    let deploy = deploy::Settings {
+        instance: candidate.me.clone(),
+        ..waypoints(s, mesh)
+    };
+    writing::Settings { candidate, deploy }
+}
+
+/// Where the lease lies and how we are called in it: a pod that starts anew under its old name is another holder.
+fn candidate(s: &mut Settings<'_>) -> lead::Candidate {
+    let d = lead::Times::default();
+    let pod = s.string(
+        "POD_NAME",
+        "causeway",
+        "own pod; part of the name in the lease and in events",
+    );
+    let times = lead::Times {
+        duration: s.duration(
+            "LEASE_DURATION",
+            d.duration,
+            "a replica that writes and shows no sign of life for so long is replaced",
+        ),
+        renew: s.duration(
+            "LEASE_RENEW_DEADLINE",
+            d.renew,
+            "a replica that cannot renew the lease for so long stops writing",
+        ),
+        retry: s.duration(
+            "LEASE_RETRY_PERIOD",
+            d.retry,
+            "time between two looks at the lease",
+        ),
+    };
+    if let Some((name, value, allowed)) = times.fault() {
+        s.fault(name, Some(format_duration(value)), allowed);
+    }
+    lead::Candidate {
+        namespace: s.string(
+            "POD_NAMESPACE",
+            "istio-system",
+            "own namespace; the lease of the replica that writes lies there",
+        ),
+        lease: s.string(
+            "LEASE_NAME",
+            "causeway-control-plane",
+            "name of the lease; replicas of one control plane share it",
+        ),
+        me: format!("{pod}_{:08x}", rand_suffix()),
+        times,
+    }
+}
+
+fn waypoints(s: &mut Settings<'_>, mesh: &Mesh) -> deploy::Settings {
+    let discovery = s.string(
+        "WAYPOINT_DISCOVERY_ADDRESS",
+        DISCOVERY,
+        "`host:port` where waypoints reach this control plane",
+    );
+    let secrets = s.string(
+        "WAYPOINT_IMAGE_PULL_SECRETS",
+        "",
+        "secrets to pull that image with, comma separated",
+    );
+    let values = "a JSON object with `resources`, `affinity`, `topologySpreadConstraints`, `nodeSelector`, `tolerations`";
+    deploy::Settings {
+        image: s.string("WAYPOINT_IMAGE", "", "image of the waypoints that are deployed for Gateways; empty = none is deployed"),
+        pull_policy: s.choice(
+            "WAYPOINT_IMAGE_PULL_POLICY",
+            "",
+            &[("", ""), ("Always", "Always"), ("IfNotPresent", "IfNotPresent"), ("Never", "Never")],
+            "pull policy of that image; empty = Kubernetes' default",
+        )
+        .to_owned(),
+        pull_secrets: list(&secrets),
+        values: s.optional_parsed("WAYPOINT_VALUES", values, "resources and placement of waypoints", deploy::Values::parse).unwrap_or_default(),
+        fixed_user: s.boolean("WAYPOINT_FIXED_USER", true, "run waypoints as user 1337; false where the platform chooses the user (OpenShift)"),
+        ca_address: s.string("WAYPOINT_CA_ADDRESS", &discovery, "`host:port` of the certificate authority of waypoints; WAYPOINT_DISCOVERY_ADDRESS unless set"),
+        discovery_address: discovery,
+        domain: mesh.domain.clone(),
+        trust_domain: mesh.trust_domain.clone(),
+        cluster_id: mesh.cluster_id.clone(),
+        network: mesh.network.clone(),
+        root_namespace: mesh.root_namespace.clone(),
+        instance: String::new(),
+        claim_istio_class: s.boolean(
+            "CLAIM_ISTIO_WAYPOINT",
+            false,
+            "make the GatewayClass `istio-waypoint` ours, if there is none; one that names another controller is never touched",
+        ),
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect()
+}
+
+/// Differs from start to start.
+fn rand_suffix() -> u32 {
+    use std::hash::{BuildHasher as _, RandomState};
+    u32::try_from(RandomState::new().hash_one(std::process::id()) >> 32).unwrap_or_default()
 }
 
 fn any(port: u16) -> SocketAddr {

@@ -10,8 +10,10 @@ use std::{
 use objects::{Change, EndpointSlice, Event, Fault, Kind, Object, Pod};
 use prost::Message as _;
 use proto::{type_url, workload::address};
+use tokio::sync::watch;
 
 use crate::{
+    conditions::{self, Published, Verdicts},
     resources::{change, renew},
     status::{Status, TranslationStatus},
     store::Store,
@@ -38,6 +40,9 @@ pub struct Follower {
     translation: Translation,
     waypoints: BTreeMap<GatewayName, Served>,
     pending: Pending,
+    verdicts: watch::Sender<Option<Arc<Verdicts>>>,
+    /// Whether anything was translated yet.
+    started: bool,
 }
 
 /// What one waypoint was told last, apart from the resources.
@@ -70,7 +75,20 @@ impl Follower {
             translation: Translation::default(),
             waypoints: BTreeMap::new(),
             pending: Pending::default(),
+            verdicts: watch::Sender::default(),
+            started: false,
         }
+    }
+
+    /// What the status of the objects should say, anew with each translation once somebody has asked.
+    #[must_use]
+    pub fn verdicts(&mut self) -> Published {
+        let published = self.verdicts.subscribe();
+        if self.started && published.borrow().is_none() {
+            self.pending.everything = true;
+            self.publish();
+        }
+        published
     }
 
     /// What is published.
@@ -156,6 +174,7 @@ impl Follower {
     pub fn publish(&mut self) {
         let start = Instant::now();
         let pending = std::mem::take(&mut self.pending);
+        self.started = true;
         let waypoints = if pending.everything {
             self.publish_everything()
         } else {
@@ -172,6 +191,9 @@ impl Follower {
             &self.mesh.bare_index(&self.store),
             &self.translation,
         ));
+        if pending.everything {
+            self.judge(&faults);
+        }
         let size = TranslationStatus {
             addresses: self.translation.addresses.len(),
             authorizations: self.translation.authorizations.len(),
@@ -180,6 +202,20 @@ impl Follower {
             ..TranslationStatus::default()
         };
         self.views.status().translated(size, faults);
+    }
+
+    /// Says anew what the status of the objects should be, if anybody has asked.
+    fn judge(&self, faults: &[Fault]) {
+        if self.verdicts.receiver_count() == 0 {
+            return;
+        }
+        let index = self.mesh.index(&self.store);
+        let new = conditions::judge(&index, &self.translation, faults);
+        self.verdicts.send_if_modified(|old| {
+            let differs = old.as_deref() != Some(&new);
+            *old = Some(Arc::new(new));
+            differs
+        });
     }
 
     /// Translates everything anew; the number of waypoints.

@@ -9,7 +9,7 @@ use proto::workload::{
 };
 
 use super::{Index, Mesh, canary, index::Name, routes::Refusal};
-use crate::store::Store;
+use crate::{conditions::CONTROLLER, store::Store};
 
 /// Port on which waypoints take HBONE.
 pub(crate) const HBONE_PORT: u16 = 15008;
@@ -38,6 +38,8 @@ pub struct Waypoint {
     pub port: u16,
     /// Whether that Service is among the objects.
     pub has_service: bool,
+    /// Whether its class is kept by this control plane.
+    pub ours: bool,
     /// Takes traffic to services.
     pub for_services: bool,
     /// Takes traffic to workloads.
@@ -54,7 +56,10 @@ enum Traffic {
 
 /// All waypoints.
 pub(super) fn waypoints<'a>(store: &'a Store, mesh: &Mesh) -> BTreeMap<Name<'a>, Waypoint> {
-    let ours = store.gateways.all().filter(|gateway| is_waypoint(gateway));
+    let ours = store
+        .gateways
+        .all()
+        .filter(|gateway| is_waypoint(store, gateway));
     ours.map(|gateway| {
         let name = (
             gateway.metadata.namespace.as_str(),
@@ -65,8 +70,11 @@ pub(super) fn waypoints<'a>(store: &'a Store, mesh: &Mesh) -> BTreeMap<Name<'a>,
     .collect()
 }
 
-fn is_waypoint(gateway: &Gateway) -> bool {
-    CLASSES.contains(&gateway.spec.gateway_class_name.as_str())
+/// By the name of its class, or because the class names our controller.
+fn is_waypoint(store: &Store, gateway: &Gateway) -> bool {
+    let class = gateway.spec.gateway_class_name.as_str();
+    let object = store.gateway_classes.find("", class);
+    CLASSES.contains(&class) || object.is_some_and(|class| class.spec.controller_name == CONTROLLER)
 }
 
 fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
@@ -99,6 +107,7 @@ fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
         ),
         port: listener.map_or(HBONE_PORT, |listener| listener.port),
         has_service: service.is_some(),
+        ours: class.is_some_and(|class| class.spec.controller_name == CONTROLLER),
         for_services: matches!(traffic, "service" | "all"),
         for_workloads: matches!(traffic, "workload" | "all"),
         admits: listener
@@ -110,7 +119,7 @@ fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
 impl Waypoint {
     /// Whether it may be an Envoy, which takes filters that our own waypoint does not have (and refuses).
     pub(crate) fn is_envoy(&self) -> bool {
-        self.class != OWN_CLASS
+        self.class != OWN_CLASS && !self.ours
     }
 
     /// How WDS names it.

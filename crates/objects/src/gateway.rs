@@ -83,4 +83,14 @@ pub struct GatewayStatus {
 pub struct GatewayClass {
     /// Metadata.
     pub metadata: Meta,
+    /// Spec.
+    pub spec: GatewayClassSpec,
+}
+
+/// `spec` of a GatewayClass.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayClassSpec {
+    /// Who keeps Gateways of this class; fixed once it is made.
+    pub controller_name: String,
 }

@@ -28,7 +28,8 @@ pub use self::{
     directory::Directory,
     fault::{Fault, Severity},
     gateway::{
-        AllowedRoutes, Gateway, GatewayClass, GatewaySpec, GatewayStatus, Listener, RouteNamespaces,
+        AllowedRoutes, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus,
+        Listener, RouteNamespaces,
     },
     grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec},
     grpc::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec, GrpcRule},

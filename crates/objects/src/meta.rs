@@ -20,6 +20,8 @@ pub struct Meta {
     pub annotations: BTreeMap<String, String>,
     /// RFC 3339 time of creation; empty when unknown. Compares as text because the API server writes UTC.
     pub creation_timestamp: String,
+    /// Counts changes of `spec`; absent for kinds without one, and in a directory of manifests.
+    pub generation: Option<i64>,
     /// Set while the object is being deleted.
     pub deletion_timestamp: Option<String>,
     /// Owners; the one with `controller: true` names the workload.
