@@ -191,15 +191,15 @@ impl Decoder {
 }
 
 /// A refused workload or service: without its addresses, traffic there would look like traffic out of the mesh,
-/// and pass its waypoint by.
+/// and pass its waypoint by. So would a service's host name, and be asked for elsewhere.
 fn refused_address(name: &str, reason: FieldError, vips: Vec<Vip>) -> Box<Refused> {
-    let instead = (!vips.is_empty()).then(|| {
-        Update::RefusedAddress(Arc::new(RefusedAddress {
-            name: name.into(),
-            vips: vips.into(),
-            why: reason.to_string().into(),
-        }))
-    });
+    let refused = RefusedAddress {
+        name: name.into(),
+        vips: vips.into(),
+        why: reason.to_string().into(),
+    };
+    let claims = !refused.vips.is_empty() || refused.service().is_some();
+    let instead = claims.then(|| Update::RefusedAddress(Arc::new(refused)));
     Box::new(Refused {
         name: name.to_owned(),
         reason,

@@ -3,7 +3,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{claims::Claimant, ranges::Ranges};
+use super::{
+    claims::{Claimant, Claims},
+    ranges::Ranges,
+};
 use crate::{map::Map, service::Vip};
 
 /// A workload or service that the control plane sent and that was refused.
@@ -15,6 +18,16 @@ pub struct RefusedAddress {
     pub vips: Box<[Vip]>,
     /// Why it was refused.
     pub why: Arc<str>,
+}
+
+impl RefusedAddress {
+    /// Namespace and host name, if its resource name is a service's. (A workload's uid has more slashes.)
+    #[must_use]
+    pub fn service(&self) -> Option<(&str, &str)> {
+        self.name
+            .split_once('/')
+            .filter(|(_, host)| !host.contains('/'))
+    }
 }
 
 impl Claimant for RefusedAddress {
@@ -31,6 +44,8 @@ impl Claimant for RefusedAddress {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Refusals {
     by_name: Map<Arc<str>, Arc<RefusedAddress>>,
+    /// Those that are services, by host name.
+    by_host: Map<Arc<str>, Claims<RefusedAddress>>,
     places: Ranges<RefusedAddress>,
 }
 
@@ -48,6 +63,10 @@ impl Refusals {
         for vip in &new.vips {
             self.places.insert(vip, &new);
         }
+        if let Some((_, host)) = new.service() {
+            self.by_host
+                .change(&Arc::from(host), |claims| Some(Claims::with(claims, &new)));
+        }
         self.by_name.insert(new.name.clone(), new);
         true
     }
@@ -60,7 +79,18 @@ impl Refusals {
         for vip in &old.vips {
             self.places.remove(vip, &old);
         }
+        if let Some((_, host)) = old.service() {
+            self.by_host
+                .change(&Arc::from(host), |claims| claims?.without(&old));
+        }
         self.by_name.remove(&old.name).is_some()
+    }
+
+    /// Services of that host name, sorted by resource name.
+    pub(super) fn named(&self, hostname: &str) -> &[Arc<RefusedAddress>] {
+        self.by_host
+            .find(hostname, |key| **key == *hostname)
+            .map_or(&[], Claims::as_slice)
     }
 
     /// The one that claims `address` most closely.

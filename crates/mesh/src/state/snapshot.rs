@@ -131,6 +131,13 @@ impl Snapshot {
         self.refusals.at(network, address.to_canonical())
     }
 
+    /// Services of that host name that were refused, sorted by resource name. What was last good of them may still be
+    /// among [`Snapshot::services_named`].
+    #[must_use]
+    pub fn refused_named(&self, hostname: &str) -> &[Arc<RefusedAddress>] {
+        self.refusals.named(hostname)
+    }
+
     /// The workloads that back a service, whether or not the service itself is known. Which ports they have
     /// for it: [`Workload::ports_of`].
     #[must_use]

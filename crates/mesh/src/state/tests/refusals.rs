@@ -70,3 +70,21 @@ fn a_refusal_that_is_new_or_different_counts_as_a_change() {
     assert_eq!(touched(gone("app/h")), 0);
     assert_eq!(refused_at(&state, "10.1.0.1"), None);
 }
+
+#[test]
+fn a_refused_service_is_found_by_its_host_name_and_a_workload_is_not() {
+    let named = |state: &State| -> Vec<String> {
+        let found = state.current().refused_named("h").iter();
+        found.map(|refused| refused.name.to_string()).collect()
+    };
+    let mut state = mesh([
+        refused("b/h", &[]),
+        refused("a/h", &["10.1.0.1"]),
+        refused("c//Pod/app/h", &["10.0.0.1"]),
+    ]);
+    assert_eq!(named(&state), ["a/h", "b/h"]);
+    put(&mut state, [svc("a/h", &["10.1.0.1"]).into()]);
+    assert_eq!(named(&state), ["b/h"]);
+    put(&mut state, [gone("b/h")]);
+    assert!(named(&state).is_empty());
+}

@@ -265,6 +265,18 @@ fn a_refused_service_leaves_its_addresses() {
     );
 }
 
+/// Else its name would be unknown, and whatever another name server says of it would be called.
+#[test]
+fn a_refused_service_without_addresses_leaves_its_name() {
+    let mut message = svc();
+    message.waypoint = gateway(named("wp"), 0);
+    message.addresses = Vec::new();
+    assert_eq!(
+        claims("app/h", pb::address::Type::Service(message)),
+        Some(("app/h".into(), Vec::new()))
+    );
+}
+
 #[test]
 fn a_refused_workload_leaves_its_addresses_unless_they_are_the_nodes() {
     let mut message = pod();
