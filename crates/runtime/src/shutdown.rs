@@ -128,12 +128,6 @@ impl Shutdown {
         self.drain.is_cancelled()
     }
 
-    /// Has force been asked for?
-    #[must_use]
-    pub fn is_forced(&self) -> bool {
-        self.force.is_cancelled()
-    }
-
     /// Waits until drain is asked for.
     pub async fn draining(&self) {
         self.drain.cancelled().await;

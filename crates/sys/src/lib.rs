@@ -1,5 +1,5 @@
 //! The only crate with unsafe code: what the kernel offers and `std` does not. Network namespaces
-//! entered by closure, TCP sockets with capture options, SOCK_SEQPACKET with descriptors, splice,
+//! entered by closure, TCP sockets with capture options, SOCK_SEQPACKET with descriptors,
 //! peer credentials, limits, children, and a packet tap. It knows nothing about the mesh.
 
 /// Children that do not outlive whoever started them.
@@ -18,8 +18,6 @@ pub mod packet;
 pub mod seqpacket;
 /// TCP sockets with the options that traffic capture needs.
 pub mod socket;
-/// Moving bytes between descriptors without copying them through user space.
-pub mod splice;
 
 #[cfg(test)]
 mod testing;

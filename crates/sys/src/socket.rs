@@ -1,8 +1,8 @@
-//! TCP sockets for a transparent proxy: listeners that several processes share, dials that keep the
+//! TCP and UDP sockets for a transparent proxy: listeners that several processes share, dials that keep the
 //! original source address, the original destination of a redirected connection. Called by ztunnel
 //! (wrapped in `Netns::enter`), by the CNI agent's tests and by the demo.
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
@@ -122,7 +122,7 @@ impl Default for ConnectOptions {
 }
 
 /// Starts a non-blocking dial. The connection is made, or has failed, when the stream becomes
-/// writable: ask [`take_error`] then. An IPv4 destination in mapped form (`::ffff:a.b.c.d`) is
+/// writable: ask its `take_error` then. An IPv4 destination in mapped form (`::ffff:a.b.c.d`) is
 /// dialled as IPv4.
 ///
 /// # Errors
@@ -154,6 +154,31 @@ pub fn connect_tcp(destination: SocketAddr, options: &ConnectOptions) -> io::Res
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
         _ => Ok(socket.into()),
     }
+}
+
+/// Opens a non-blocking UDP socket at `address`; an IPv6 one takes no IPv4. With `reuse_port` several sockets, also of an
+/// older process, share the port.
+///
+/// # Errors
+/// What the kernel says: the address is taken or not ours, or the mark needs CAP_NET_ADMIN.
+pub fn bind_udp(address: SocketAddr, reuse_port: bool, mark: Option<u32>) -> io::Result<UdpSocket> {
+    let socket = new_udp(address, mark)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(reuse_port)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket.into())
+}
+
+/// A non-blocking UDP socket that speaks with `destination` alone, from an address and a port that the kernel picks.
+///
+/// # Errors
+/// What the kernel says: no route, or the mark needs CAP_NET_ADMIN.
+pub fn connect_udp(destination: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
+    let socket = new_udp(destination, mark)?;
+    socket.connect(&SockAddr::from(destination))?;
+    Ok(socket.into())
 }
 
 /// Where a redirected connection was going before the rules turned it to us, IPv4 first, then
@@ -195,30 +220,6 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     }
 }
 
-/// The pending error of a socket (SO_ERROR), which clears it. `None` after a successful dial.
-///
-/// # Errors
-/// When the descriptor is not a socket.
-pub fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
-    SockRef::from(&socket).take_error()
-}
-
-/// Sets SO_MARK on a socket that exists already.
-///
-/// # Errors
-/// Without CAP_NET_ADMIN (or CAP_NET_RAW).
-pub fn set_mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
-    SockRef::from(&socket).set_mark(mark)
-}
-
-/// Sets keepalive on a socket that exists already.
-///
-/// # Errors
-/// When the descriptor is not a TCP socket.
-pub fn set_keepalive(socket: impl AsFd, keepalive: Keepalive) -> io::Result<()> {
-    SockRef::from(&socket).set_tcp_keepalive(&keepalive.as_params())
-}
-
 /// Lets connections that wait in the backlog of a closing SO_REUSEPORT listener move to another
 /// listener of the group (`net.ipv4.tcp_migrate_req`, per namespace), so that a hand-over between
 /// two processes resets nothing.
@@ -252,6 +253,15 @@ fn new_tcp(address: SocketAddr) -> io::Result<Socket> {
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )
+}
+
+fn new_udp(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
+    let kind = Type::DGRAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    Ok(socket)
 }
 
 fn set_transparent(socket: &Socket, family_of: SocketAddr) -> io::Result<()> {

@@ -93,16 +93,6 @@ impl Connection {
         self.room = bytes.min(self.config.room) as u64;
     }
 
-    /// The stream that holds most, its key and its bytes: what to end when nothing else helps.
-    pub fn heaviest(&self) -> Option<(StreamId, u64, usize)> {
-        let heaviest = self
-            .streams
-            .iter()
-            .max_by_key(|(_, state)| state.unconsumed)?;
-        let (stream, state) = heaviest;
-        Some((stream, state.key, state.unconsumed as usize))
-    }
-
     /// `n` bytes of a stream's window are free again.
     pub(super) fn free(&mut self, stream: StreamId, n: u32) {
         let Some(state) = self.streams.stream_mut(stream) else {

@@ -18,7 +18,7 @@ fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 fn dial(to: SocketAddr, options: &ConnectOptions) -> TcpStream {
     let stream = connect_tcp(to, options).unwrap();
     wait(&stream, PollFlags::POLLOUT);
-    if let Some(error) = take_error(&stream).unwrap() {
+    if let Some(error) = stream.take_error().unwrap() {
         panic!("{error}");
     }
     stream.set_nonblocking(false).unwrap();
@@ -58,7 +58,7 @@ fn a_refused_dial_shows_in_take_error() {
         .unwrap();
     let stream = connect_tcp(port, &ConnectOptions::default()).unwrap();
     wait(&stream, PollFlags::POLLOUT);
-    let error = take_error(&stream).unwrap().unwrap();
+    let error = stream.take_error().unwrap().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
 }
 
@@ -197,4 +197,21 @@ fn what_the_peer_has_not_acknowledged_is_counted_until_it_reads() {
     client.set_nonblocking(false).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     assert_eq!(unacknowledged(&client).unwrap(), 0);
+}
+
+#[test]
+fn two_udp_sockets_share_a_port_if_both_want_to_and_a_connected_one_hears_its_peer_alone() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let first = bind_udp(any, true, None).unwrap();
+    let shared = first.local_addr().unwrap();
+    assert!(bind_udp(shared, true, None).is_ok());
+    assert!(bind_udp(shared, false, None).is_err());
+    let client = connect_udp(shared, None).unwrap();
+    let client_at = client.local_addr().unwrap();
+    let stranger = std::net::UdpSocket::bind(any).unwrap();
+    stranger.send_to(b"stranger", client_at).unwrap();
+    first.send_to(b"peer", client_at).unwrap();
+    let mut buffer = [0; 16];
+    let length = client.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"peer");
 }
