@@ -1,6 +1,8 @@
 //! Two real ztunnels in two nodes (network namespaces), real pods, a control plane that the test scripts: what only
 //! the kernel and the whole process can show. Needs root and the release binaries (`make test` builds them).
 
+#[path = "ztunnel/dns.rs"]
+mod dns;
 #[path = "ztunnel/ends.rs"]
 mod ends;
 #[path = "ztunnel/life.rs"]

@@ -19,12 +19,16 @@ use runtime::shutdown::{self, Shutdown};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Xds};
+use crate::config::{self, Config, Xds};
 use crate::control::ca::{self, Certificates};
+use crate::control::dns::forward::Upstream;
+use crate::control::dns::names::{self, Asks};
+use crate::control::dns::{self, Dns, resolv};
 use crate::control::publish::Published;
 use crate::control::{admin, dump, missing, xds};
 use crate::pods::session::Session;
 use crate::pods::{Enrolment, Pods};
+use crate::report::dry_run::DryRun;
 use crate::report::{Lines, Report};
 use crate::worker::api::{Ask, Notice};
 use crate::worker::{self, Workers};
@@ -57,11 +61,6 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
         dump::version()
     );
     tracing::info!("running with config: {}", config.dump);
-    if config.own.dns_capture {
-        tracing::warn!(
-            "ISTIO_META_DNS_CAPTURE=true, but this version has no DNS proxy: the CNI must not capture DNS"
-        );
-    }
     let shutdown = Shutdown::new();
     shutdown::signals(&shutdown)?;
     let readiness = Readiness::new();
@@ -99,9 +98,12 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<Exit> {
     servers.serve(&pages);
     let watch = missing::watch(published.clone(), pods.clone(), parts.registry.clone());
     parts.shutdown.spawn_aside(watch);
-    parts.spawn_notices(notices, config.termination);
+    let upstream = upstream(&config.dns);
+    let asks = parts.spawn_names(upstream.clone(), config.dns.zone.ipv6);
+    parts.spawn_notices((notices, asks), &config, &published);
+    let dns = parts.dns(&config, &published, upstream);
     let ready = parts.spawn_xds(&config, state, published, synced)?;
-    parts.spawn_pods(&config, pods, ready, enrolled);
+    parts.spawn_pods((&config, dns), pods, ready, enrolled);
 
     shutdown::run_to_end(
         &parts.shutdown,
@@ -148,10 +150,19 @@ fn pages(
 
 impl Parts {
     /// Takes what the workers tell until all of them have drained.
-    fn spawn_notices(&self, notices: mpsc::Receiver<Vec<Notice>>, termination: Duration) {
+    fn spawn_notices(
+        &self,
+        (notices, names): (mpsc::Receiver<Vec<Notice>>, Asks),
+        config: &Config,
+        published: &Published,
+    ) {
+        let termination = config.termination;
         let pump = Pump {
             report: self.report.clone(),
+            dry_run: DryRun::new(&self.registry, config.logs.policy_info),
+            published: published.clone(),
             certificates: self.certificates.clone(),
+            names,
             left: self.workers.count(),
         };
         let (workers, shutdown, failed) = (
@@ -200,9 +211,46 @@ impl Parts {
         Ok(ready)
     }
 
+    /// The DNS proxy, if it is wanted.
+    fn dns(&self, config: &Config, published: &Published, upstream: Upstream) -> Option<Dns> {
+        let listen = config.dns.listen?;
+        tracing::info!(address = ?listen.address, "DNS proxy for captured pods");
+        let published = published.clone();
+        Some(Dns::new(
+            (listen, config.dns.zone.clone()),
+            Box::new(move || published.current()),
+            upstream,
+            dns::metrics::Metrics::new(&self.registry),
+            self.shutdown.clone(),
+        ))
+    }
+
+    /// Resolves the host names of workloads that workers ask for.
+    fn spawn_names(&self, upstream: Upstream, ipv6: bool) -> Asks {
+        let (asks, wanted) = names::asks();
+        let workers = self.workers.clone();
+        let publish = move |names| {
+            let workers = workers.clone();
+            async move {
+                if let Err(gone) = workers.names(&names).await {
+                    tracing::debug!("resolved names come too late: {gone}");
+                }
+            }
+        };
+        self.shutdown
+            .spawn_aside(names::run(wanted, (upstream, ipv6), publish));
+        asks
+    }
+
     /// Follows the node agent, from the moment at which the mesh is known until the drain.
-    fn spawn_pods(&self, config: &Config, pods: Pods, ready: CancellationToken, enrolled: Pending) {
-        let own = (&config.own, config.listeners);
+    fn spawn_pods(
+        &self,
+        (config, dns): (&Config, Option<Dns>),
+        pods: Pods,
+        ready: CancellationToken,
+        enrolled: Pending,
+    ) {
+        let own = (&config.own, config.listeners, dns);
         let enrolment = Enrolment::new(
             pods,
             self.workers.clone(),
@@ -234,10 +282,29 @@ impl Parts {
     }
 }
 
+/// Who is asked what the mesh does not know.
+fn upstream(config: &config::Dns) -> Upstream {
+    let file = config.resolv_conf.display();
+    let text = std::fs::read_to_string(&config.resolv_conf).unwrap_or_else(|error| {
+        tracing::warn!("DNS_RESOLV_CONF {file}: {error}: only names of the mesh will resolve");
+        String::new()
+    });
+    let servers = resolv::servers(&text);
+    for server in resolv::out_of_reach(&servers) {
+        tracing::warn!(%server, %file, "pods cannot reach this name server, whose address means the pod itself: names \
+            outside of the mesh will not resolve through it");
+    }
+    tracing::info!(?servers, "name servers for names outside of the mesh");
+    Upstream::new(&servers, config.mark)
+}
+
 /// The reader of the workers' notices.
 struct Pump {
     report: Report,
+    dry_run: DryRun,
+    published: Published,
     certificates: Certificates,
+    names: Asks,
     /// Workers that have not drained.
     left: usize,
 }
@@ -281,10 +348,14 @@ impl Pump {
 
     fn take(&mut self, notice: Notice, lines: &mut Lines) {
         match notice {
-            Notice::Opened(connection) => self.report.opened(&connection, lines),
+            Notice::Opened(connection) => {
+                self.report.opened(&connection, lines);
+                self.dry_run.opened(&self.published.current(), &connection);
+            }
             Notice::Closed(closed) => self.report.closed(&closed, lines),
             Notice::Refused(refused) => self.report.refused(&refused, lines),
             Notice::Ask(Ask::Certificate { identity }) => self.certificates.wanted_now(&identity),
+            Notice::Ask(Ask::Name { host }) => self.names.wanted(host),
             // All workloads and policies are subscribed to; what is missing comes by itself, and `missing` watches.
             Notice::Ask(Ask::Workload { .. } | Ask::Policy { .. }) => {}
             Notice::PodRemoved { uid } => tracing::debug!(%uid, "a worker let go of the pod"),

@@ -3,6 +3,7 @@
 //! gets only its own section.
 
 mod control;
+mod dns;
 mod dump;
 mod threads;
 
@@ -17,6 +18,7 @@ use serde_json::Value;
 use sys::socket::Keepalive;
 
 pub use self::control::{Ca, Own, Xds};
+pub use self::dns::Dns;
 use crate::worker::api;
 use crate::worker::listeners::Wanted;
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub workers: usize,
     /// The sockets of each pod.
     pub listeners: Wanted,
+    /// The DNS proxy of each pod.
+    pub dns: Dns,
     /// The ZDS socket of the node agent (`INPOD_UDS`).
     pub zds: PathBuf,
     /// Where the mesh's description comes from.
@@ -61,6 +65,8 @@ pub struct Admin {
 /// How to log.
 #[derive(Debug)]
 pub struct Logs {
+    /// What policies on a dry run would do is told at `info` (`AUTHZ_POLICY_INFO_LOGGING`).
+    pub policy_info: bool,
     /// `RUST_LOG`.
     pub filter: String,
     /// `LOG_FORMAT`.
@@ -108,8 +114,8 @@ impl Config {
                 true,
                 "SO_REUSEPORT on the pods' listeners: several workers, and overlap during an upgrade.",
             ),
-            only_hbone: false,
         };
+        let dns = Dns::read(s, &own, &listeners);
         let zds = s.path(
             "INPOD_UDS",
             "/var/run/ztunnel/ztunnel.sock",
@@ -119,6 +125,11 @@ impl Config {
         let ca = Ca::read(s, &own);
         let admin = admin(s, ipv6);
         let filter = logs::filter(s, "info", "What is logged.");
+        let policy_info = s.boolean(
+            "AUTHZ_POLICY_INFO_LOGGING",
+            false,
+            "Tell at level info, not debug, what policies on a dry run would do.",
+        );
         let words = [("plain", Format::Plain), ("json", Format::Json)];
         let format = s.choice("LOG_FORMAT", "plain", &words, "Layout of a log line.");
         let termination = termination(s);
@@ -126,12 +137,17 @@ impl Config {
             worker,
             workers,
             listeners,
+            dns,
             zds,
             xds,
             ca,
             admin,
             own,
-            logs: Logs { filter, format },
+            logs: Logs {
+                policy_info,
+                filter,
+                format,
+            },
             termination,
             dump: Value::Null,
         };
@@ -194,7 +210,6 @@ fn unsupported(s: &mut Settings<'_>) {
             "PROXY_CONFIG",
             "Mesh-wide proxy settings; each has a setting of its own here.",
         ),
-        ("DNS_PROXY_ADDR", "Address of the DNS proxy."),
     ];
     for (name, meaning) in absent {
         s.optional_parsed(

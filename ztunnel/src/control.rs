@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod ca;
+pub mod dns;
 pub mod dump;
 mod local;
 pub mod missing;

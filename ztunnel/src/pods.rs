@@ -4,6 +4,7 @@
 pub mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use identity::Identity;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::config::Own;
 use crate::control::ca::{self, Certificates};
+use crate::control::dns::{self, Dns};
 use crate::worker::api::Pod;
 use crate::worker::listeners::{self, Wanted};
 use crate::worker::{Gone, Workers};
@@ -32,6 +34,8 @@ pub struct Pods {
 struct Known {
     pod: Arc<Pod>,
     up: bool,
+    /// Its DNS is answered for as long as this is held.
+    dns: Option<dns::Served>,
 }
 
 /// A pod as dumps show it.
@@ -64,6 +68,7 @@ pub struct Enrolment {
     workers: Arc<Workers>,
     certificates: Certificates,
     wanted: Wanted,
+    dns: Option<Dns>,
     trust_domain: Arc<str>,
     metrics: Metrics,
 }
@@ -133,7 +138,7 @@ impl Enrolment {
         pods: Pods,
         workers: Arc<Workers>,
         certificates: Certificates,
-        (own, wanted): (&Own, Wanted),
+        (own, wanted, dns): (&Own, Wanted, Option<Dns>),
         registry: &Registry,
     ) -> Self {
         let metrics = Metrics::new(registry);
@@ -142,6 +147,7 @@ impl Enrolment {
             workers,
             certificates,
             wanted,
+            dns,
             trust_domain: own.trust_domain.clone(),
             metrics,
         }
@@ -181,6 +187,7 @@ impl Enrolment {
             Known {
                 pod: pod.clone(),
                 up: false,
+                dns: None,
             },
         );
         self.start(&pod).await
@@ -191,7 +198,7 @@ impl Enrolment {
     /// # Errors
     /// A worker has ended.
     pub async fn remove(&mut self, uid: &Arc<str>) -> Result<(), Gone> {
-        let Some(Known { pod, up }) = self.pods.lock().remove(uid) else {
+        let Some(Known { pod, up, .. }) = self.pods.lock().remove(uid) else {
             return Ok(());
         };
         tracing::info!(%uid, name = %pod.name, namespace = %pod.namespace, "pod removed, stopping proxy");
@@ -270,9 +277,10 @@ impl Enrolment {
         if let Err(error) = sys::socket::set_tcp_migrate_req(&pod.netns) {
             tracing::debug!(uid = %pod.uid, "tcp_migrate_req cannot be set: {error}");
         }
-        let opened = listeners::open(&pod.netns, &self.wanted, self.workers.count());
-        let listeners = match opened {
-            Ok(listeners) => listeners,
+        let opened = listeners::open(&pod.netns, &self.wanted, self.workers.count())
+            .and_then(|listeners| Ok((listeners, self.serve_dns(pod)?)));
+        let (listeners, dns) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 tracing::error!(uid = %pod.uid, "cannot start the proxy of the pod, will try again: {error}");
                 self.changed();
@@ -282,10 +290,20 @@ impl Enrolment {
         self.workers.add_pod(pod.clone(), listeners).await?;
         if let Some(known) = self.pods.lock().get_mut(&pod.uid) {
             known.up = true;
+            known.dns = dns;
         }
         self.metrics.started.inc();
         self.changed();
         Ok(Added::Up)
+    }
+
+    /// Answers the pod's DNS, where there is a DNS proxy.
+    fn serve_dns(&self, pod: &Arc<Pod>) -> io::Result<Option<dns::Served>> {
+        let Some(dns) = &self.dns else {
+            return Ok(None);
+        };
+        let sockets = dns.open(&pod.netns)?;
+        dns.serve(pod, sockets).map(Some)
     }
 
     fn changed(&self) {

@@ -1,6 +1,7 @@
 //! The record of every connection: metrics and access log. Fed with the workers' notices by `app`, asked by the admin
 //! server before a scrape and for dumps.
 
+pub mod dry_run;
 pub mod labels;
 pub mod line;
 mod metrics;

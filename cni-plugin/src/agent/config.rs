@@ -229,7 +229,7 @@ fn options(s: &mut Settings<'_>) -> rules::Options {
     rules::Options {
         dns: s.boolean(
             "AMBIENT_DNS_CAPTURE",
-            false,
+            true,
             "send the pods' DNS to ztunnel's DNS proxy",
         ),
         ipv6: s.boolean("AMBIENT_IPV6", true, "capture IPv6 too"),
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn only_the_node_name_must_be_set() {
         let config = read(&[("NODE_NAME", "n1")]).unwrap();
-        assert!(!config.rules.dns && config.rules.ipv6);
+        assert!(config.rules.dns && config.rules.ipv6);
         assert_eq!(config.writer, Writer::Nftables);
         assert_eq!(config.source, Source::Cluster(None));
         assert!(config.install.is_some() && config.own_pod.is_none());
@@ -382,7 +382,7 @@ mod tests {
             ("NATIVE_NFTABLES", "false"),
             ("FORCE_IPTABLES_BINARY", "legacy"),
             ("ALLOW_SWITCH_TO_HOST_NS", "true"),
-            ("AMBIENT_DNS_CAPTURE", "true"),
+            ("AMBIENT_DNS_CAPTURE", "false"),
             ("AMBIENT_IPV6", "false"),
             (
                 "AMBIENT_ENABLEMENT_SELECTOR",
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(excluded, ["kube-system", "other"]);
         assert_eq!(config.writer, Writer::Iptables("iptables-legacy"));
         assert_eq!(config.probes, Some(HostNetns::Init));
-        assert!(config.rules.dns && !config.rules.ipv6);
+        assert!(!config.rules.dns && !config.rules.ipv6);
         assert!(config.scope.selectors.is_some());
     }
 

@@ -105,12 +105,14 @@ pub fn run(name: &str, times: u32) -> u64 {
     let called = snapshot
         .workload_at("", address(7))
         .expect("the called one");
+    let (names, now) = (route::Names::default(), std::time::Instant::now());
     let mut route = |destination: SocketAddr| {
         let request = Outbound {
             source: Some(caller),
             destination,
             network: "",
             ports: Ports::default(),
+            names: (&names, now),
         };
         let route = route::outbound(&snapshot, black_box(&request), &mut rng);
         assert!(matches!(route, Route::Tunnel(_)), "{route:?}");

@@ -26,8 +26,6 @@ pub struct Own {
     pub pod_namespace: Arc<str>,
     /// Own pod's address.
     pub instance_ip: Arc<str>,
-    /// `ISTIO_META_DNS_CAPTURE=true`: a DNS proxy is expected of us. There is none; said at the start.
-    pub dns_capture: bool,
     /// More node metadata (`ISTIO_META_*` as text, `ISTIO_METAJSON_*` as JSON).
     pub metadata: Vec<(String, serde_json::Value)>,
 }
@@ -94,11 +92,7 @@ impl Own {
             }
         }
         let cluster = cluster.into();
-        let dns_capture = metadata
-            .iter()
-            .any(|(key, value)| key == "DNS_CAPTURE" && value == "true");
         Self {
-            dns_capture,
             node,
             network,
             cluster,

@@ -6,12 +6,14 @@ use identity::grpc::RootSource;
 use serde_json::{Value, json};
 
 use super::Config;
+use crate::control::dns::Address;
 
 pub(super) fn dump(config: &Config) -> Value {
     let Config {
         worker,
         workers,
         listeners,
+        dns,
         zds,
         xds,
         ca,
@@ -25,7 +27,13 @@ pub(super) fn dump(config: &Config) -> Value {
     let keepalive = worker.keepalive;
     json!({
         "proxy": true,
-        "dnsProxy": false,
+        "dnsProxy": dns.listen.is_some(),
+        "dnsProxyAddr": dns.listen.map(|listen| match listen.address {
+            Address::Localhost(port) => json!({ "Localhost": [listen.ipv6, port] }),
+            Address::At(address) => json!({ "SocketAddr": address.to_string() }),
+        }),
+        "clusterDomain": &*dns.zone.domain,
+        "preferedServiceNamespace": dns.zone.preferred.as_deref(),
         "proxyMode": "Shared",
         "adminAddr": { "Localhost": [true, admin.admin.port()] },
         "statsAddr": { "SocketAddr": admin.stats.to_string() },

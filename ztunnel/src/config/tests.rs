@@ -1,4 +1,5 @@
 use super::*;
+use crate::control::dns::Address;
 
 fn read(pairs: &[(&str, &str)]) -> Result<Config, Faults> {
     let pairs = pairs
@@ -58,7 +59,8 @@ fn all_faults_are_reported_together() {
         ("LOCAL_XDS", "workloads: []"),
         ("PROXY_WORKLOAD_INFO", "app/client/client"),
         ("PROXY_CONFIG", "concurrency: 2"),
-        ("DNS_PROXY_ADDR", "127.0.0.1:15053"),
+        ("DNS_PROXY_ADDR", "15053"),
+        ("ISTIO_META_DNS_CAPTURE", "yes"),
         ("ISTIO_METAJSON_LABELS", "{"),
     ];
     let faults = read(&pairs).unwrap_err();
@@ -70,12 +72,23 @@ fn all_faults_are_reported_together() {
 }
 
 #[test]
-fn what_meshes_set_for_sidecars_too_is_said_and_no_reason_not_to_start() {
-    let wanted = |value| {
-        let config = read(&[("ISTIO_META_DNS_CAPTURE", value)]).unwrap();
-        config.own.dns_capture
-    };
-    assert!(wanted("true") && !wanted("false"));
+fn the_dns_proxy_is_on_unless_the_mesh_says_no() {
+    let listen = |pairs: &[(&str, &str)]| read(pairs).unwrap().dns.listen;
+    assert_eq!(listen(&[]).unwrap().address, Address::Localhost(15053));
+    assert!(listen(&[("ISTIO_META_DNS_CAPTURE", "True")]).is_some());
+    assert!(listen(&[("ISTIO_META_DNS_CAPTURE", "false")]).is_none());
+    let both = [
+        ("DNS_PROXY_ADDR", "localhost:53"),
+        ("ISTIO_META_DNS_PROXY_ADDR", "127.0.0.2:5353"),
+    ];
+    assert_eq!(listen(&both[..1]).unwrap().address, Address::Localhost(53));
+    let at = Address::At("127.0.0.2:5353".parse().unwrap());
+    assert_eq!(listen(&both).unwrap().address, at);
+    let zone = read(&[("CLUSTER_DOMAIN", "Example.Org.")])
+        .unwrap()
+        .dns
+        .zone;
+    assert_eq!(&*zone.domain, "example.org");
 }
 
 #[test]
@@ -89,16 +102,13 @@ fn the_dump_has_upstreams_keys() {
         .keys()
         .filter(|key| ours.get(key.as_str()).is_none())
         .collect();
-    // DNS, SOCKS5 and test modes are not in this version.
+    // SOCKS5 and test modes are not in this version; the name servers are not hickory's settings.
     let absent = [
-        "clusterDomain",
         "caHeaders",
-        "dnsProxyAddr",
         "dnsResolverCfg",
         "dnsResolverOpts",
         "fakeSelfInbound",
         "localhostAppTunnel",
-        "preferedServiceNamespace",
         "proxyArgs",
         "proxyMetadata",
         "proxyWorkloadInformation",

@@ -174,6 +174,48 @@ impl ServiceNames {
     }
 }
 
+/// Labels of a connection that goes to an address which a host name was resolved to for it (on-demand DNS).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OnDemand {
+    source: Side,
+    host: Arc<str>,
+}
+
+impl OnDemand {
+    /// `None` for all other connections.
+    pub fn of(connection: &Connection) -> Option<Self> {
+        let destination = connection.destination_workload.as_deref()?;
+        let by_name = destination.addresses.is_empty() && !destination.hostname.is_empty();
+        if connection.direction != Direction::Outbound || !by_name {
+            return None;
+        }
+        let source = connection.source_workload.as_deref();
+        Some(Self {
+            source: Side {
+                principal: source.and_then(|source| source.identity.clone()),
+                ..source.map(Side::of_workload).unwrap_or_default()
+            },
+            host: destination.hostname.clone(),
+        })
+    }
+}
+
+impl EncodeLabelSet for OnDemand {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        let principal = self.source.principal.as_ref().map(ToString::to_string);
+        let values = self.source.values(principal.as_deref().unwrap_or_default());
+        let pairs = SOURCE
+            .iter()
+            .zip(values)
+            .chain([(&"hostname", &*self.host)]);
+        for (key, value) in pairs {
+            let value = if value.is_empty() { UNKNOWN } else { value };
+            (*key, value).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
+
 /// `reporter` of a captured direction.
 pub fn reporter(direction: Direction) -> &'static str {
     match direction {

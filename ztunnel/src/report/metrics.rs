@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use runtime::metrics::Registry;
 
-use super::labels::{Labels, Series, reporter};
+use super::labels::{Labels, OnDemand, Series, reporter};
 use super::parts::Parts;
 use super::reason::{Flag, Outcome};
 use crate::worker::api::{Connection, Direction};
@@ -34,6 +34,7 @@ pub struct Metrics {
     failed: Family<Series, Counter>,
     sent: Family<Series, Counter>,
     received: Family<Series, Counter>,
+    on_demand: Family<OnDemand, Counter>,
     open: [Gauge; 2],
     interned: HashMap<Arc<Labels>, Arc<Handles>>,
     /// The same, found without looking at strings.
@@ -124,6 +125,11 @@ impl Metrics {
             failed,
             sent,
             received,
+            on_demand: registry.register(
+                "istio_on_demand_dns",
+                "The total number of requests that used on-demand DNS (unstable)",
+                Family::default(),
+            ),
             open,
             interned: HashMap::new(),
             known: HashMap::new(),
@@ -141,6 +147,9 @@ impl Metrics {
         self.clock += 1;
         handles.used.store(self.clock, Ordering::Relaxed);
         self.open_gauge(connection.direction).inc();
+        if let Some(labels) = OnDemand::of(connection) {
+            self.on_demand.get_or_create(&labels).inc();
+        }
         let labels = Arc::clone(&handles.labels);
         let live = Live {
             connection: Arc::clone(connection),

@@ -20,13 +20,11 @@ pub enum Flag {
     NetworkPolicy,
     /// A peer proved another identity than the expected one, or we have none.
     Identity,
-    /// A certificate was revoked.
-    Revoked,
 }
 
 impl Flag {
     /// Each of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::None,
         Self::Deny,
         Self::Connect,
@@ -34,7 +32,6 @@ impl Flag {
         Self::Http2,
         Self::NetworkPolicy,
         Self::Identity,
-        Self::Revoked,
     ];
 
     /// As it stands in metrics.
@@ -47,7 +44,6 @@ impl Flag {
             Self::Http2 => "H2_HANDSHAKE_FAILURE",
             Self::NetworkPolicy => "NETWORK_POLICY",
             Self::Identity => "IDENTITY_ERROR",
-            Self::Revoked => "CERT_REVOKED",
         }
     }
 }
@@ -83,7 +79,6 @@ pub fn flag(reason: Reason, target: Target) -> Flag {
         | Reason::PodRemoved
         | Reason::Shutdown => Flag::None,
         Reason::PolicyDenied | Reason::PolicyCut => Flag::Deny,
-        Reason::Revoked => Flag::Revoked,
         Reason::Identity | Reason::NoCertificate => Flag::Identity,
         Reason::Tls => Flag::Tls,
         Reason::Http2 => Flag::Http2,
@@ -114,7 +109,6 @@ pub fn outcome(reason: Reason) -> Outcome {
         | Reason::PodRemoved
         | Reason::Shutdown => Outcome::Broken,
         Reason::PolicyDenied
-        | Reason::Revoked
         | Reason::Identity
         | Reason::NoCertificate
         | Reason::Tls
@@ -141,7 +135,6 @@ pub fn error(reason: Reason, target: Target, detail: Option<&str>) -> Option<Str
         Reason::TunnelLost => "the HBONE tunnel was lost",
         Reason::PolicyDenied => "connection closed due to policy rejection",
         Reason::PolicyCut => "connection closed due to policy change",
-        Reason::Revoked => "connection closed because the peer's certificate is revoked",
         Reason::Identity => "identity error",
         Reason::NoCertificate => "no certificate for this workload",
         Reason::Tls => "tls error",

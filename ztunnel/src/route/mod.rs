@@ -2,9 +2,11 @@
 //! the worker for each new connection.
 
 mod inbound;
+mod names;
 mod outbound;
 
 pub use inbound::{Arrival, Inbound, Refusal, inbound};
+pub use names::{Name, Names};
 pub use outbound::{Outbound, Plain, Route, Tunnel, outbound};
 
 #[cfg(test)]

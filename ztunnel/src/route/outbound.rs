@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use hbone::headers::{Authority, Host};
 use mesh::balance::{self, Choice, Want};
@@ -11,7 +12,9 @@ use mesh::service::{IpFamilies, Service};
 use mesh::state::Snapshot;
 use mesh::workload::{GatewayAddress, GatewayDestination, TunnelProtocol, Workload};
 use rand::Rng;
+use rand::seq::SliceRandom as _;
 
+use super::Names;
 use crate::worker::api::{Ports, Reason};
 
 /// What is known about a captured connection.
@@ -25,6 +28,8 @@ pub struct Outbound<'a> {
     pub network: &'a str,
     /// Our ports; a destination's HBONE port is the same as ours.
     pub ports: Ports,
+    /// Resolved host names, and the time at which they are looked at.
+    pub names: (&'a Names, Instant),
 }
 
 /// Where it goes.
@@ -36,6 +41,8 @@ pub enum Route {
     Tunnel(Tunnel),
     /// Not known yet: ask again when the pod's own workload has arrived.
     WaitForWorkload,
+    /// Not known yet: ask again when this host name of a workload has been resolved.
+    WaitForName(Arc<str>),
     /// Nowhere.
     Reject {
         /// The kind of refusal.
@@ -71,8 +78,7 @@ pub struct Tunnel {
     pub service: Option<Arc<Service>>,
 }
 
-/// Decides. A tunnel to another network (double HBONE) and endpoints known by host name only are refused as
-/// unsupported in this version.
+/// Decides. A tunnel to another network (double HBONE) is refused as unsupported in this version.
 pub fn outbound(snapshot: &Snapshot, request: &Outbound<'_>, rng: &mut impl Rng) -> Route {
     let destination = request.destination;
     if destination.ip().is_loopback() && request.ports.contains(destination.port()) {
@@ -157,7 +163,7 @@ impl Call<'_> {
                 workload,
                 port: target,
             }) => {
-                let address = self.address(workload, service.ip_families)?;
+                let address = self.address(workload, service.ip_families, rng)?;
                 self.endpoint(
                     workload,
                     SocketAddr::new(address, target.unwrap_or(port)),
@@ -199,7 +205,7 @@ impl Call<'_> {
         let families = service
             .as_ref()
             .map_or(IpFamilies::Automatic, |service| service.ip_families);
-        let address = self.address(&workload, families)?;
+        let address = self.address(&workload, families, rng)?;
         let service_port = waypoint.hbone_mtls_port;
         let port = service
             .as_ref()
@@ -288,14 +294,41 @@ impl Call<'_> {
         }))
     }
 
-    fn address(&self, workload: &Workload, families: IpFamilies) -> Result<IpAddr, Route> {
+    fn address(
+        &self,
+        workload: &Workload,
+        families: IpFamilies,
+        rng: &mut impl Rng,
+    ) -> Result<IpAddr, Route> {
         let caller = self.request.destination.ip();
-        balance::address(&workload.addresses, families, caller).ok_or_else(|| {
+        if let Some(address) = balance::address(&workload.addresses, families, caller) {
+            return Ok(address);
+        }
+        let without = |why: &str| {
             let detail = format!(
-                "workload {} has no address that can be called (host name only)",
+                "workload {} has no address that can be called{why}",
                 workload.uid
             );
-            reject(Reason::Unsupported, detail)
+            reject(Reason::NoEndpoint, detail)
+        };
+        let host = &workload.hostname;
+        if !workload.addresses.is_empty() || host.is_empty() {
+            return Err(without(""));
+        }
+        let (names, now) = self.request.names;
+        let Some(name) = names.at(host, now) else {
+            return Err(Route::WaitForName(host.clone()));
+        };
+        let resolved = name.found.as_ref();
+        let resolved =
+            resolved.map_err(|why| without(&format!(": {host} does not resolve: {why}")))?;
+        // Any of them, but of the caller's family if there is one.
+        let mut resolved: Vec<IpAddr> = resolved.to_vec();
+        resolved.shuffle(rng);
+        balance::address(&resolved, families, caller).ok_or_else(|| {
+            without(&format!(
+                ": {host} has no address of the service's families"
+            ))
         })
     }
 

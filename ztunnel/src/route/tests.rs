@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hbone::headers::{Authority, Host};
 use mesh::identity::Identity;
@@ -52,6 +53,12 @@ fn backs(workload: Workload, host: &str, ports: (u16, u16)) -> Workload {
         services: [ServicePorts { service, ports }].into(),
         ..workload
     }
+}
+
+fn by_host(workload: &mut Workload, host: &str) {
+    workload.addresses = Box::default();
+    workload.hostname = host.into();
+    workload.tunnel_protocol = TunnelProtocol::None;
 }
 
 fn service(host: &str, vip: &str, ports: (u16, u16)) -> Service {
@@ -143,12 +150,34 @@ impl Mesh {
     }
 }
 
+/// One name with addresses, and one that does not resolve.
+fn names() -> Names {
+    let (mut names, now) = (Names::default(), Instant::now());
+    let found = [
+        (
+            "db.example.com",
+            Ok([ip("192.0.2.7"), ip("2001:db8::7")].into()),
+        ),
+        ("gone.example.com", Err("Non-Existent Domain".into())),
+    ];
+    for (host, found) in found {
+        let name = Name {
+            found,
+            until: now + Duration::from_secs(60),
+            resolved: now,
+        };
+        names.put(host.into(), name, now);
+    }
+    names
+}
+
 fn ask(snapshot: &Snapshot, source: Option<&Workload>, destination: &str) -> Route {
     let request = Outbound {
         source,
         destination: at(destination),
         network: "",
         ports: Ports::default(),
+        names: (&names(), Instant::now()),
     };
     outbound(snapshot, &request, &mut SmallRng::seed_from_u64(1))
 }
@@ -175,6 +204,7 @@ fn line(route: &Route) -> String {
             )
         }
         Route::WaitForWorkload => "wait".to_owned(),
+        Route::WaitForName(host) => format!("wait for {host}"),
         Route::Reject { reason, .. } => format!("reject {reason:?}"),
     }
 }
@@ -363,7 +393,47 @@ const OUTBOUND: &[(&str, &str, Change, &str)] = &[
             m.server.addresses = Box::default();
             m.server.hostname = "server.example.com".into();
         },
-        "reject Unsupported",
+        "wait for server.example.com",
+    ),
+    (
+        "endpoint known by a name that was resolved",
+        "10.96.0.1:80",
+        |m| by_host(&mut m.server, "db.example.com"),
+        "plain 192.0.2.7:8080",
+    ),
+    (
+        "a name's address may be called through a tunnel too",
+        "10.96.0.1:80",
+        |m| {
+            by_host(&mut m.server, "db.example.com");
+            m.server.tunnel_protocol = TunnelProtocol::Hbone;
+        },
+        "tunnel 192.0.2.7:15008 for 192.0.2.7:8080 as server service reviews",
+    ),
+    (
+        "a name has an address of the service's families",
+        "10.96.0.1:80",
+        |m| {
+            by_host(&mut m.server, "db.example.com");
+            m.reviews.ip_families = mesh::service::IpFamilies::V6Only;
+        },
+        "plain [2001:db8::7]:8080",
+    ),
+    (
+        "endpoint known by a name that does not resolve",
+        "10.96.0.1:80",
+        |m| by_host(&mut m.server, "gone.example.com"),
+        "reject NoEndpoint",
+    ),
+    (
+        "a waypoint that is known by name only is waited for",
+        "10.96.0.1:80",
+        |m| {
+            m.reviews.waypoint = Some(by_name(WAYPOINT));
+            m.waypoint.addresses = Box::default();
+            m.waypoint.hostname = "waypoint.example.com".into();
+        },
+        "wait for waypoint.example.com",
     ),
 ];
 

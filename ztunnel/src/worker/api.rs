@@ -22,6 +22,8 @@ use mesh::workload::Workload;
 use sys::netns::Netns;
 use sys::socket::Keepalive;
 
+use crate::route::Names;
+
 /// What the workers need from the configuration; frozen at start.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -112,6 +114,8 @@ pub struct Deadlines {
     pub connect: Duration,
     /// Waiting for the pod's own workload to arrive (5 s).
     pub workload: Duration,
+    /// Waiting for the host name of an endpoint to be resolved (10 s: two questions, over TCP too).
+    pub name: Duration,
     /// Waiting for the pod's certificate (10 s).
     pub certificate: Duration,
     /// Waiting for a policy that is named but unknown (1 s, docs/decisions/0019-harmless-names.md).
@@ -126,6 +130,7 @@ impl Default for Deadlines {
             handshake: secs(10),
             connect: secs(30),
             workload: secs(5),
+            name: secs(10),
             certificate: secs(10),
             policy: secs(1),
         }
@@ -259,6 +264,9 @@ pub enum Command {
         /// Whose.
         identity: Identity,
     },
+    /// All host names of workloads that are resolved: in force from now on. Links that wait for one ([`Ask::Name`]) are
+    /// looked at again.
+    Names(Arc<Names>),
     /// Stop accepting, GOAWAY on inbound tunnels, finish what runs until the deadline, then force.
     /// Answered by [`Notice::Drained`] when nothing is left.
     Drain {
@@ -307,6 +315,12 @@ pub enum Ask {
         network: Arc<str>,
         /// Address.
         address: std::net::IpAddr,
+    },
+    /// Traffic waits for the addresses of a workload that is known by this host name only. The answer is
+    /// [`Command::Names`].
+    Name {
+        /// As the workload has it.
+        host: Arc<str>,
     },
     /// A workload names a policy that the snapshot lacks. The fault counter (30 s, docs/decisions/0019-harmless-names.md) starts here.
     Policy {
@@ -445,8 +459,6 @@ pub enum Reason {
     PolicyDenied,
     /// Authorization refused it while it lived: policy or workload changed (`DENY`).
     PolicyCut,
-    /// The certificate of the peer was revoked (`CERT_REVOKED`).
-    Revoked,
     /// The peer proved an identity other than the expected ones (`IDENTITY_ERROR`).
     Identity,
     /// Our own certificate could not be had in time.

@@ -67,6 +67,8 @@ pub(super) struct Link<S> {
 pub(super) enum Phase {
     /// Outbound: waits for the pod's own workload.
     Workload,
+    /// Outbound: waits until the host name of an endpoint is resolved.
+    Name,
     /// Outbound: waits for a tunnel that is being set up.
     Tunnel,
     /// Outbound: CONNECT is sent.

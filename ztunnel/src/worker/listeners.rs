@@ -24,8 +24,6 @@ pub struct Wanted {
     pub keepalive: Option<Keepalive>,
     /// `SO_REUSEPORT` (`INPOD_PORT_REUSE`); without it only one worker can be served.
     pub reuse_port: bool,
-    /// Accept only HBONE (the proxy's own pod: no capture there).
-    pub only_hbone: bool,
 }
 
 /// Opens the sockets of one pod: one [`Listeners`] per worker. With `reuse_port` off the first worker gets all.
@@ -42,10 +40,8 @@ pub fn open_here(wanted: &Wanted, workers: usize) -> io::Result<Vec<Listeners>> 
     let mut all: Vec<Listeners> = (0..workers).map(|_| Listeners::default()).collect();
     for listeners in all.iter_mut().take(served) {
         listeners.inbound = Some(bind(wanted, wanted.ports.inbound)?);
-        if !wanted.only_hbone {
-            listeners.outbound = Some(bind(wanted, wanted.ports.outbound)?);
-            listeners.inbound_plain = Some(bind(wanted, wanted.ports.inbound_plain)?);
-        }
+        listeners.outbound = Some(bind(wanted, wanted.ports.outbound)?);
+        listeners.inbound_plain = Some(bind(wanted, wanted.ports.inbound_plain)?);
     }
     Ok(all)
 }

@@ -1,7 +1,8 @@
 //! Outbound links: from accept on 15001 to a stream (or a plain dial) that answers. docs/paths.md, path a.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hbone::headers::{ConnectRequest, ConnectResponse, Forwarded, Traceparent};
 use hbone::proto::OpenError;
@@ -13,7 +14,7 @@ use super::io::{Io, Kind, Token};
 use super::link::{Far, Half, Phase};
 use super::slots::Key;
 use super::state::Worker;
-use crate::route::{self, Outbound, Plain, Route};
+use crate::route::{self, Names, Outbound, Plain, Route};
 
 /// How often a call may go to another tunnel: a dead one, then a full one, then it is over.
 const ATTEMPTS: u8 = 3;
@@ -71,6 +72,7 @@ impl<I: Io> Worker<I> {
             destination,
             network: &self.settings.network,
             ports: self.settings.ports,
+            names: (&self.names, self.now),
         };
         route::outbound(&self.snapshot, &request, &mut self.rng)
     }
@@ -101,6 +103,7 @@ impl<I: Io> Worker<I> {
                     self.await_workload(key, source);
                 }
             }
+            Route::WaitForName(host) => self.await_name(key, host),
             Route::Reject { reason, detail } => self.end_link(key, reason, Some(detail), io),
         }
     }
@@ -119,6 +122,27 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    /// An endpoint's host name is to be resolved: ask for it, look again when names come.
+    fn await_name(&mut self, key: Key, host: Arc<str>) {
+        self.await_snapshot(key);
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        let begin = link.phase != Phase::Name;
+        link.phase = Phase::Name;
+        if begin {
+            self.set_link_alarm(key, self.settings.deadlines.name);
+        }
+        self.notices.push(Notice::Ask(Ask::Name { host }));
+    }
+
+    /// Names were resolved: links that wait for one are looked at again.
+    pub(super) fn adopt_names(&mut self, names: Arc<Names>, now: Instant, io: &mut I) {
+        self.now = now;
+        self.names = names;
+        self.wake_snapshot_waiters(io);
+    }
+
     /// Puts a link among those that each new snapshot looks at.
     pub(super) fn await_snapshot(&mut self, key: Key) {
         self.queues.snapshot.push(key);
@@ -134,7 +158,9 @@ impl<I: Io> Worker<I> {
     pub(super) fn wake_snapshot_waiters(&mut self, io: &mut I) {
         for key in std::mem::take(&mut self.queues.snapshot) {
             match self.links.get(key).map(|link| (link.phase, link.direction)) {
-                Some((Phase::Workload, Direction::Outbound)) => self.route_link(key, io),
+                Some((Phase::Workload | Phase::Name, Direction::Outbound)) => {
+                    self.route_link(key, io)
+                }
                 Some((Phase::Workload | Phase::Policy, Direction::Inbound)) => self.admit(key, io),
                 _ => {}
             }
@@ -301,6 +327,10 @@ impl<I: Io> Worker<I> {
             Phase::Workload => (
                 Reason::UnknownWorkload,
                 "the pod's own workload did not arrive in time".to_owned(),
+            ),
+            Phase::Name => (
+                Reason::NoEndpoint,
+                "the endpoint's host name was not resolved in time".to_owned(),
             ),
             Phase::Connect => (
                 Reason::TunnelRefused,

@@ -208,6 +208,7 @@ fn obey(worker: &mut Worker<Sockets>, inbox: &mut Inbox, now: Instant, io: &mut 
             Ok(Command::CertificateFailed { identity, why }) => {
                 worker.certificate_failed(&identity, &why, io)
             }
+            Ok(Command::Names(names)) => worker.adopt_names(names, now, io),
             Ok(Command::ForgetCertificate { identity }) => {
                 worker.certificates.remove(&identity);
             }

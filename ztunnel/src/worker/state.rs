@@ -22,6 +22,7 @@ use super::slots::{Key, Slots};
 use super::timers::Timers;
 use super::tunnel::{Act, Phase, PoolKey, Pooled, Tunnel};
 use super::verdicts::Verdicts;
+use crate::route::Names;
 
 /// Notices that may wait for control before this worker stops accepting.
 pub(super) const MAX_NOTICES: usize = 65_536;
@@ -35,6 +36,7 @@ pub(super) struct Worker<I: Io> {
     pub(super) settings: Arc<Settings>,
     pub(super) now: Instant,
     pub(super) snapshot: Arc<Snapshot>,
+    pub(super) names: Arc<Names>,
     pub(super) pods: Slots<PodState<I::Listener>>,
     pub(super) uids: HashMap<Arc<str>, Key>,
     /// The same pods by the uid of their workload.
@@ -74,7 +76,7 @@ pub(super) struct Queues {
     pub(super) accepts: VecDeque<Token>,
     /// Links whose pooled tunnel died before it answered.
     pub(super) retries: Vec<Key>,
-    /// Links that wait for a workload or a policy: looked at on each new snapshot.
+    /// Links that wait for a workload, a policy or a name: looked at on each new snapshot, and when names come.
     pub(super) snapshot: Vec<Key>,
     /// Tunnels that wait for a workload or a certificate.
     pub(super) certificate: Vec<Key>,
@@ -106,6 +108,7 @@ impl<I: Io> Worker<I> {
             settings,
             now,
             snapshot,
+            names: Arc::default(),
             pods: Slots::default(),
             uids: HashMap::new(),
             workloads: HashMap::new(),

@@ -7,6 +7,7 @@ mod facts;
 mod held;
 mod hostile;
 mod mesh;
+mod names;
 mod owners;
 mod retire;
 mod same_node;

@@ -14,6 +14,7 @@ use super::api::{Command, Listeners, Notice, Pod, Settings};
 use super::lease::Secret;
 use super::share::{Heat, Neighbours};
 use super::shell::{self, Door};
+use crate::route::Names;
 
 /// Commands that may wait in one worker's queue before the sender waits.
 const COMMANDS: usize = 1024;
@@ -200,6 +201,11 @@ impl Workers {
             why: why.clone(),
         })
         .await
+    }
+
+    /// Gives the resolved host names to every worker.
+    pub async fn names(&self, names: &Arc<Names>) -> Result<(), Gone> {
+        self.send_all(|| Command::Names(names.clone())).await
     }
 
     /// Starts the drain on every worker; each answers with [`Notice::Drained`].

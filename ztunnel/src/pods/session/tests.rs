@@ -22,7 +22,7 @@ fn session() -> Session {
     let (workers, _notices) =
         worker::start(config.worker.clone(), 1, State::new().snapshot()).unwrap();
     let (certificates, _tasks) = ca::certificates(config.ca.clone()).unwrap();
-    let own = (&config.own, config.listeners);
+    let own = (&config.own, config.listeners, None);
     let pods = Pods::new(config.own.cluster.clone());
     let enrolment = Enrolment::new(
         pods,
