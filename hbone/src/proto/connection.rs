@@ -267,7 +267,7 @@ impl Connection {
     /// About a second has passed: flood counters start anew.
     pub fn tick(&mut self) {
         (self.resets, self.control) = (0, 0);
-        self.probe.tick();
+        self.tick_windows();
     }
 
     pub(super) fn failure(&self) -> Option<ProtocolError> {

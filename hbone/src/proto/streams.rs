@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use slab::Slab;
 
 use super::event::StreamId;
+use super::window::Fit;
 
 /// One stream. It exists until both halves are closed or it is reset.
 #[derive(Debug)]
@@ -36,8 +37,10 @@ pub(super) struct Stream {
     pub(super) answered: bool,
     /// The driver wants to send and waits for credit of this stream.
     pub(super) starved: bool,
-    /// The last measurement found that the window holds the peer back.
-    pub(super) limited: bool,
+    /// What the last measurement found.
+    pub(super) fit: Fit,
+    /// A measurement since the last tick found the window tight.
+    pub(super) rival: bool,
     /// The stream stands in the queue for connection credit.
     pub(super) queued: bool,
 }
@@ -91,7 +94,8 @@ impl Streams {
             send_open: true,
             answered: false,
             starved: false,
-            limited: false,
+            fit: Fit::Right,
+            rival: false,
             queued: false,
         };
         self.excess += stream.excess(self.initial);

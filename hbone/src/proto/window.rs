@@ -2,8 +2,9 @@
 //! beyond it streams that do not read lose credit. Called by the driver (`consumed`), `data` and `control`.
 //!
 //! There is no clock: two PINGs, one behind the other, measure two round trips. A stream that got about a whole window of
-//! bytes meanwhile is held back by its window; it grows with the next credit, if its reader keeps up. One that stalls
-//! gets no credit, so it keeps the window that it has.
+//! bytes meanwhile is held back by its window; it grows with the next credit, if its reader keeps up. One that got next
+//! to nothing gives half of what it has beyond the initial one back. One that stalls gets no credit, so it keeps the
+//! window that it has: what counts is that it is small before.
 
 use super::connection::Connection;
 use super::event::StreamId;
@@ -18,6 +19,18 @@ const PROBES: u32 = 64;
 /// What a stream that lags behind keeps when there is no room: one frame of the default size.
 const LEAST: u32 = 16_384;
 
+/// What the last measurement said of a stream's window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Nothing, or that it suffices.
+    #[default]
+    Right,
+    /// It holds the peer back.
+    Tight,
+    /// Next to nothing of it is used.
+    Loose,
+}
+
 /// The measurement under way, if any.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
@@ -25,11 +38,14 @@ pub(super) struct Probe {
     pub(super) left: u8,
     /// Begun since the last tick.
     begun: u32,
+    /// Streams whose windows were found to be tight: since the last tick, and between the two before it.
+    tight: [u32; 2],
 }
 
 impl Probe {
-    pub(super) fn tick(&mut self) {
-        self.begun = 0;
+    /// How many streams want more than they have.
+    fn rivals(&self) -> u32 {
+        self.tight[0].max(self.tight[1]).max(1)
     }
 }
 
@@ -119,14 +135,17 @@ impl Connection {
             return;
         };
         let (window, lags) = (state.window, state.lags());
-        let limited = std::mem::take(&mut state.limited);
-        let grows = !lags && self.may_grow(window);
+        let fit = std::mem::take(&mut state.fit);
+        let measures = !lags && self.may_grow(window);
+        let share = self.share();
         let least = LEAST.min(self.config.initial_window);
         let wanted = if lags && self.streams.held > self.room {
             (window / 2).max(least)
-        } else if self.streams.excess > self.room && window > self.config.initial_window {
+        } else if window > self.config.initial_window
+            && (self.streams.excess > self.room || window / 2 >= share || fit == Fit::Loose)
+        {
             (window / 2).max(self.config.initial_window)
-        } else if limited && grows {
+        } else if fit == Fit::Tight && measures && self.grown(window) <= share {
             self.grown(window)
         } else {
             window
@@ -135,7 +154,7 @@ impl Connection {
             self.streams.promise(stream, |state| state.resize(wanted));
         }
         self.write_stream_credit(stream);
-        if grows {
+        if measures {
             self.begin_probe();
         }
     }
@@ -149,6 +168,22 @@ impl Connection {
             frame::write_credit(&mut self.output, stream.id, state.credit as u32);
             state.recv_window += state.credit;
             state.credit = 0;
+        }
+    }
+
+    /// How far windows may grow: those that want more share what one alone may have, because together they fill the same
+    /// path. So a connection that is shared by many and busy does not hold the largest window for each.
+    fn share(&self) -> u32 {
+        let share = self.config.stream_window / self.probe.rivals();
+        share.max(self.config.initial_window)
+    }
+
+    /// About a second has passed: measurements are counted anew.
+    pub(super) fn tick_windows(&mut self) {
+        self.probe.begun = 0;
+        self.probe.tight = [0, self.probe.tight[0]];
+        for (_, state) in self.streams.iter_mut() {
+            state.rival = false;
         }
     }
 
@@ -173,7 +208,7 @@ impl Connection {
         self.probe.begun += 1;
         self.probe.left = 2;
         for (_, state) in self.streams.iter_mut() {
-            (state.arrived, state.limited) = (0, false);
+            (state.arrived, state.fit) = (0, Fit::Right);
         }
         frame::write(&mut self.output, kind::PING, 0, 0, &PROBE);
     }
@@ -184,10 +219,21 @@ impl Connection {
         if self.probe.left > 0 {
             return frame::write(&mut self.output, kind::PING, 0, 0, &PROBE);
         }
+        let mut rivals = 0;
         for (_, state) in self.streams.iter_mut() {
             // The credit that was due and not yet sent may have held a quarter back.
-            state.limited = state.arrived >= state.window - state.window / 4;
+            state.fit = if state.arrived >= state.window - state.window / 4 {
+                Fit::Tight
+            } else if state.arrived < state.window / 8 {
+                Fit::Loose
+            } else {
+                Fit::Right
+            };
+            if state.fit == Fit::Tight && !std::mem::replace(&mut state.rival, true) {
+                rivals += 1;
+            }
         }
+        self.probe.tight[0] += rivals;
     }
 
     /// The peer knows our initial window: where it is below the default, it could not know until now.

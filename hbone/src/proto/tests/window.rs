@@ -153,10 +153,10 @@ fn streams_that_read_are_credited_beside_hundreds_that_do_not() {
 #[test]
 fn what_a_connection_can_be_made_to_hold_is_bounded() {
     let config = Config {
-        room: 2 << 20,
+        room: 1 << 20,
         ..Config::server()
     };
-    let (mut server, streams) = tunnels(100, config);
+    let (mut server, streams) = tunnels(8, config);
     // All streams read at full speed for long, then none does.
     for _ in 0..10 {
         for stream in &streams {
@@ -167,13 +167,13 @@ fn what_a_connection_can_be_made_to_hold_is_bounded() {
         .iter()
         .map(|stream| window(&server, *stream) - INITIAL)
         .sum();
-    assert!(grown > 0 && grown <= 2 << 20, "{grown}");
+    assert!(grown > 0 && grown <= 1 << 20, "{grown}");
     for stream in &streams {
         let credit = credit(&server, *stream);
         arrive(&mut server, stream.number(), credit);
     }
     assert!(
-        server.held() <= 100 * INITIAL + (2 << 20),
+        server.held() <= 8 * INITIAL + (1 << 20),
         "{}",
         server.held()
     );
@@ -181,7 +181,72 @@ fn what_a_connection_can_be_made_to_hold_is_bounded() {
     let heaviest = *streams.iter().max_by_key(|stream| held(stream)).unwrap();
     let bytes = held(&heaviest);
     server.reset(heaviest, crate::proto::ErrorCode::CANCEL);
-    assert!(bytes > INITIAL && server.held() <= 100 * INITIAL + (2 << 20) - bytes);
+    assert!(bytes > INITIAL && server.held() <= 8 * INITIAL + (1 << 20) - bytes);
+}
+
+/// One measurement in which every stream uses its whole window twice.
+fn all_full(connection: &mut Connection, streams: &[StreamId]) {
+    for _ in 0..2 {
+        for stream in streams {
+            let n = credit(connection, *stream);
+            arrive(connection, stream.number(), n);
+            connection.consumed(*stream, n);
+        }
+        pong(connection);
+    }
+    connection.output().clear();
+}
+
+#[test]
+fn busy_streams_share_what_one_alone_may_have() {
+    let (mut server, streams) = tunnels(8, Config::server());
+    for _ in 0..20 {
+        full_window(&mut server, streams[0]);
+    }
+    assert_eq!(window(&server, streams[0]), CAP);
+    for _ in 0..5 {
+        for _ in 0..20 {
+            all_full(&mut server, &streams);
+        }
+        server.tick();
+    }
+    let windows: Vec<_> = streams.iter().map(|one| window(&server, *one)).collect();
+    let together: usize = windows.iter().sum();
+    assert!(
+        together <= 2 * CAP && windows[0] <= 2 * CAP / 8,
+        "{windows:?}"
+    );
+    // The others have gone: it may have all again.
+    for _ in 0..3 {
+        server.tick();
+        for _ in 0..20 {
+            full_window(&mut server, streams[0]);
+        }
+    }
+    assert_eq!(window(&server, streams[0]), CAP);
+}
+
+#[test]
+fn a_window_that_is_not_used_is_given_back() {
+    let (mut server, streams) = tunnels(2, Config::server());
+    for _ in 0..3 {
+        full_window(&mut server, streams[0]);
+    }
+    let grown = window(&server, streams[0]);
+    assert!(grown > INITIAL, "{grown}");
+    // The neighbour's bytes measure the round trips.
+    for _ in 0..200 {
+        arrive(&mut server, 1, INITIAL / 16);
+        server.consumed(streams[0], INITIAL / 16);
+        for _ in 0..2 {
+            arrive(&mut server, 3, INITIAL / 4);
+            server.consumed(streams[1], INITIAL / 4);
+            pong(&mut server);
+        }
+        server.output().clear();
+        server.tick();
+    }
+    assert_eq!(window(&server, streams[0]), INITIAL);
 }
 
 #[test]
