@@ -10,12 +10,13 @@ use super::{Session, ZTUNNELS, rounds};
 use crate::load::{Bulk, Kind, Load};
 use crate::meter;
 use crate::outcome::{Block, Outcome};
-use crate::world::{PORT, Subject, World};
+use crate::world::{OUTBOUND, PORT, Subject, World};
 
 const STREAMS: usize = 100;
 /// Everything that can be filled is full when the sender has got nothing away for so long. How long that takes is up to the
-/// kernel: it lets the stalled reader's own socket grow to tens of megabytes.
-const STILL: Duration = Duration::from_secs(1);
+/// kernel: it lets the stalled reader's own socket grow to tens of megabytes. On a busy machine one of 100 streams may have
+/// to wait for its turn, which must not look like that.
+const STILL: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// For each subject in turn.
@@ -68,6 +69,10 @@ fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
     let theirs = meter::queues(&server.net.ns, PORT, far)?
         .context(gone)?
         .receive;
+    // Where it is held: the proxies' sockets to the two applications.
+    let outbound =
+        meter::queues(&client.net.ns, OUTBOUND, near)?.map_or(0, |queues| queues.receive);
+    let inbound = meter::queues(&server.net.ns, far, PORT)?.map_or(0, |queues| queues.send);
     let grown = meter::memory(&subject.pids())?.rss as f64 - memory.rss as f64;
     load.tally.stall(false);
     let last = rate(&load, time);
@@ -80,6 +85,7 @@ fn block(world: &World, subject: &Subject, time: Duration) -> Result<Block> {
     let values = BTreeMap::from([
         ("held_kib", held as f64 / 1024.0),
         ("app_sockets_kib", (ours + theirs) as f64 / 1024.0),
+        ("proxy_sockets_kib", (outbound + inbound) as f64 / 1024.0),
         ("rss_grown_kib", grown),
         (
             "others_during_over_before_and_after",

@@ -18,7 +18,7 @@ use testkit::process::{self, Process};
 use testkit::topology::Topology;
 
 pub use self::manifests::Policies;
-pub use self::subject::{Pod, Subject};
+pub use self::subject::{OUTBOUND, Pod, Subject};
 
 /// Port of the loads.
 pub const PORT: u16 = 8080;

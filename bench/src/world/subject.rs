@@ -15,7 +15,8 @@ use super::manifests::{Entry, NAMESPACE};
 use super::{Binaries, CLIENT, LIMIT, Name, PORT, Plan, Policies};
 use crate::load::{Exchange, Kind, Life, Load, Pace};
 
-const OUTBOUND: u16 = 15001;
+/// Where captured connections are accepted, in the client's namespace.
+pub const OUTBOUND: u16 = 15001;
 const INBOUND: u16 = 15008;
 const MARK: u32 = 0x539;
 /// So that connects in quick succession find ports, for all subjects alike. The second: TIME_WAIT is left after a second.
