@@ -6,5 +6,6 @@ pub mod control;
 pub mod pods;
 pub mod report;
 pub mod route;
+mod slots;
 pub mod timestamp;
 pub mod worker;

@@ -1,30 +1,31 @@
 //! A slab whose keys never mean a later tenant of the same slot: stale epoll events and stale queue entries find
 //! nothing. Low slots are used first and free ones at the end are given back, so that a worker that was full once is
-//! small again. Used by everything in the worker.
+//! small again. Used by everything in the worker, and by `report`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Names one tenancy of one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(crate) struct Key {
     index: u32,
     /// 29 bits, so that a key and a kind fit into an epoll token.
     generation: u32,
 }
 
 const GENERATIONS: u32 = (1 << 29) - 1;
-/// Memory of fewer slots is not given back.
-const KEPT: usize = 64;
+/// Slots are allocated so many at a time: a full worker that takes one more neither copies all it has nor leaves an area
+/// of that size behind.
+const CHUNK: usize = 64;
 
 impl Key {
     /// As one number: the lower 61 bits.
-    pub(super) fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
     /// Back from [`Key::to_bits`]; higher bits are ignored.
-    pub(super) fn from_bits(bits: u64) -> Self {
+    pub(crate) fn from_bits(bits: u64) -> Self {
         Self {
             index: bits as u32,
             generation: (bits >> 32) as u32 & GENERATIONS,
@@ -34,8 +35,9 @@ impl Key {
 
 /// Values by [`Key`].
 #[derive(Debug)]
-pub(super) struct Slots<T> {
-    slots: Vec<Slot<T>>,
+pub(crate) struct Slots<T> {
+    /// All full but the last, which is not empty.
+    chunks: Vec<Vec<Slot<T>>>,
     /// Slots that were freed; those that are used or gone since are passed over.
     free: BinaryHeap<Reverse<u32>>,
     /// Of the last tenancy of any slot.
@@ -49,10 +51,19 @@ struct Slot<T> {
     value: Option<T>,
 }
 
+impl<T> Slot<T> {
+    fn of(&mut self, key: Key) -> Option<&mut T> {
+        if self.generation != key.generation {
+            return None;
+        }
+        self.value.as_mut()
+    }
+}
+
 impl<T> Default for Slots<T> {
     fn default() -> Self {
         Self {
-            slots: Vec::new(),
+            chunks: Vec::new(),
             free: BinaryHeap::new(),
             generation: 0,
             len: 0,
@@ -60,9 +71,14 @@ impl<T> Default for Slots<T> {
     }
 }
 
+/// Chunk of a slot, and its place there.
+fn place(index: u32) -> (usize, usize) {
+    (index as usize / CHUNK, index as usize % CHUNK)
+}
+
 impl<T> Slots<T> {
     /// Puts a value in. Its key is not the key of any of the last 2^29 values.
-    pub(super) fn insert(&mut self, value: T) -> Key {
+    pub(crate) fn insert(&mut self, value: T) -> Key {
         self.len += 1;
         // 0 is nobody's: `Key::from_bits(0)` finds nothing.
         self.generation = (self.generation % GENERATIONS) + 1;
@@ -72,46 +88,64 @@ impl<T> Slots<T> {
             value: Some(value),
         };
         while let Some(Reverse(index)) = self.free.pop() {
-            if let Some(place) = self.slots.get_mut(index as usize)
+            if let Some(place) = self.slot_mut(index)
                 && place.value.is_none()
             {
                 *place = slot;
                 return Key { index, generation };
             }
         }
-        let index = u32::try_from(self.slots.len()).expect("fewer sockets than 2^32");
-        self.slots.push(slot);
+        let index = u32::try_from(self.end()).expect("fewer sockets than 2^32");
+        match self.chunks.last_mut().filter(|last| last.len() < CHUNK) {
+            Some(last) => last.push(slot),
+            None => {
+                // The first grows as it must: most workers have few of most things.
+                let capacity = if index == 0 { 1 } else { CHUNK };
+                let mut chunk = Vec::with_capacity(capacity);
+                chunk.push(slot);
+                self.chunks.push(chunk);
+            }
+        }
         Key { index, generation }
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&T> {
-        let slot = self.slots.get(key.index as usize)?;
+    fn slot(&self, index: u32) -> Option<&Slot<T>> {
+        let (chunk, at) = place(index);
+        self.chunks.get(chunk)?.get(at)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
+        let (chunk, at) = place(index);
+        self.chunks.get_mut(chunk)?.get_mut(at)
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slot(key.index)?;
         slot.value
             .as_ref()
             .filter(|_| slot.generation == key.generation)
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        if slot.generation != key.generation {
-            return None;
-        }
-        slot.value.as_mut()
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.slot_mut(key.index)?.of(key)
     }
 
     /// Two values at once. None if one is gone, or both are the same.
-    pub(super) fn get_two_mut(&mut self, one: Key, two: Key) -> Option<(&mut T, &mut T)> {
-        let places = [one.index as usize, two.index as usize];
-        let [first, second] = self.slots.get_disjoint_mut(places).ok()?;
-        if first.generation != one.generation || second.generation != two.generation {
-            return None;
-        }
-        first.value.as_mut().zip(second.value.as_mut())
+    pub(crate) fn get_two_mut(&mut self, one: Key, two: Key) -> Option<(&mut T, &mut T)> {
+        let ((first, a), (second, b)) = (place(one.index), place(two.index));
+        let (first, second) = if first == second {
+            let [first, second] = self.chunks.get_mut(first)?.get_disjoint_mut([a, b]).ok()?;
+            (first, second)
+        } else {
+            let [first, second] = self.chunks.get_disjoint_mut([first, second]).ok()?;
+            (first.get_mut(a)?, second.get_mut(b)?)
+        };
+        first.of(one).zip(second.of(two))
     }
 
     /// Ends the tenancy.
-    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
-        let slot = self.slots.get_mut(key.index as usize)?;
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        let slot = self.slot_mut(key.index)?;
         if slot.generation != key.generation {
             return None;
         }
@@ -123,44 +157,68 @@ impl<T> Slots<T> {
     }
 
     fn give_back(&mut self) {
-        while self.slots.last().is_some_and(|slot| slot.value.is_none()) {
-            self.slots.pop();
+        while let Some(last) = self.chunks.last_mut() {
+            while last.last().is_some_and(|slot| slot.value.is_none()) {
+                last.pop();
+            }
+            if !last.is_empty() {
+                break;
+            }
+            self.chunks.pop();
         }
-        let used = self.slots.len();
-        if self.free.len() > 2 * used + KEPT {
+        let used = self.end();
+        if self.free.len() > 2 * used + CHUNK {
             self.free.retain(|Reverse(index)| (*index as usize) < used);
             self.free.shrink_to(2 * self.free.len());
         }
-        if self.slots.capacity() > KEPT && used < self.slots.capacity() / 4 {
-            self.slots.shrink_to(2 * used);
+        if self.chunks.capacity() > CHUNK && self.chunks.len() < self.chunks.capacity() / 4 {
+            self.chunks.shrink_to(2 * self.chunks.len());
         }
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Slots, used or not: the end of [`Slots::at`].
-    pub(super) fn end(&self) -> usize {
-        self.slots.len()
+    pub(crate) fn end(&self) -> usize {
+        match self.chunks.split_last() {
+            Some((last, full)) => full.len() * CHUNK + last.len(),
+            None => 0,
+        }
     }
 
     /// The tenant of slot number `index`, for walks in slices.
-    pub(super) fn at(&self, index: usize) -> Option<Key> {
-        let slot = self.slots.get(index)?;
+    pub(crate) fn at(&self, index: usize) -> Option<Key> {
+        let index = u32::try_from(index).ok()?;
+        let slot = self.slot(index)?;
         slot.value.as_ref().map(|_| Key {
-            index: index as u32,
+            index,
             generation: slot.generation,
         })
     }
 
+    /// All values.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.chunks
+            .iter()
+            .flatten()
+            .filter_map(|slot| slot.value.as_ref())
+    }
+
+    /// As [`Slots::values`].
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let slots = self.chunks.iter_mut().flatten();
+        slots.filter_map(|slot| slot.value.as_mut())
+    }
+
     /// Keys of the values that `wanted` picks.
-    pub(super) fn keys(&self, mut wanted: impl FnMut(&T) -> bool) -> Vec<Key> {
+    pub(crate) fn keys(&self, mut wanted: impl FnMut(&T) -> bool) -> Vec<Key> {
         (0..self.end())
             .filter_map(|index| self.at(index))
             .filter(|key| self.get(*key).is_some_and(&mut wanted))
@@ -195,6 +253,26 @@ mod tests {
         let again = slots.insert(3);
         assert!(slots.get_two_mut(a, b).is_none());
         assert!(slots.get_two_mut(again, b).is_some());
+        let far = (0..CHUNK as i32)
+            .map(|n| slots.insert(10 + n))
+            .last()
+            .unwrap();
+        let (one, two) = slots.get_two_mut(far, b).unwrap();
+        assert_eq!((*one, *two), (9 + CHUNK as i32, 2));
+    }
+
+    #[test]
+    fn growing_copies_nothing_and_leaves_nothing_behind() {
+        const N: usize = 10_000;
+        let mut slots = Slots::default();
+        let spent = allocation_counter::measure(|| {
+            for _ in 0..N {
+                slots.insert([0u64; 32]);
+            }
+        });
+        let each = size_of::<Slot<[u64; 32]>>() as u64;
+        let grown = spent.bytes_total as f64 / (N as u64 * each) as f64;
+        assert!(grown < 1.05, "{grown} times what it holds was allocated");
     }
 
     #[test]
@@ -225,6 +303,6 @@ mod tests {
         while let Some((key, value)) = known.pop() {
             assert_eq!(slots.remove(key), Some(value));
         }
-        assert!(slots.slots.capacity() <= KEPT && slots.free.len() <= KEPT);
+        assert!(slots.chunks.is_empty() && slots.free.len() <= CHUNK);
     }
 }

@@ -15,6 +15,7 @@ use runtime::metrics::Registry;
 use super::labels::{Labels, OnDemand, Series, reporter};
 use super::parts::Parts;
 use super::reason::{Flag, Outcome};
+use crate::slots::Slots;
 use crate::worker::api::{Connection, Direction};
 
 /// Peers choose some of the labels (baggage), so their number has a bound. Beyond it sets without a live connection make
@@ -45,8 +46,8 @@ pub struct Metrics {
     clock: u64,
     /// So many new sets are counted coarsely before those in use are looked through again.
     patience: usize,
-    /// Keyed by the address of the connection, which the `Arc` in the value keeps from being reused.
-    live: HashMap<usize, Live>,
+    /// Each connection knows its key.
+    live: Slots<Live>,
 }
 
 /// Counters of one label set, with the flag `-`.
@@ -136,7 +137,7 @@ impl Metrics {
             limit,
             clock: 0,
             patience: 0,
-            live: HashMap::new(),
+            live: Slots::default(),
         }
     }
 
@@ -157,7 +158,8 @@ impl Metrics {
             sent: 0,
             received: 0,
         };
-        self.live.insert(key(connection), live);
+        let place = self.live.insert(live);
+        connection.bytes.remember(Some(place));
         labels
     }
 
@@ -168,13 +170,13 @@ impl Metrics {
         flag: Flag,
         outcome: Outcome,
     ) -> Arc<Labels> {
-        if !self.live.contains_key(&key(connection)) {
+        if self.live.get(connection.bytes.place()).is_none() {
             // A worker always says "opened" first; should it not, the counts still agree with each other.
             self.opened(connection);
         }
         let mut live = self
             .live
-            .remove(&key(connection))
+            .remove(connection.bytes.place())
             .expect("it was there or has just been inserted");
         live.count();
         self.open_gauge(connection.direction).dec();
@@ -323,8 +325,4 @@ impl Live {
         self.handles.received.inc_by(received - self.received);
         (self.sent, self.received) = (sent, received);
     }
-}
-
-fn key(connection: &Arc<Connection>) -> usize {
-    Arc::as_ptr(connection).addr()
 }

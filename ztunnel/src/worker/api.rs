@@ -23,6 +23,7 @@ use sys::netns::Netns;
 use sys::socket::Keepalive;
 
 use crate::route::Names;
+use crate::slots::Key;
 
 /// What the workers need from the configuration; frozen at start.
 #[derive(Debug, Clone)]
@@ -390,9 +391,22 @@ pub struct Connection {
 pub struct Bytes {
     to_source: AtomicU64,
     from_source: AtomicU64,
+    /// Under which key the report counts them.
+    place: AtomicU64,
 }
 
 impl Bytes {
+    /// Whoever counts them remembers where, as a [`Key`]; 0 is nowhere.
+    pub(crate) fn remember(&self, place: Option<Key>) {
+        let bits = place.map_or(0, Key::to_bits);
+        self.place.store(bits, Ordering::Relaxed);
+    }
+
+    /// What was remembered last.
+    pub(crate) fn place(&self) -> Key {
+        Key::from_bits(self.place.load(Ordering::Relaxed))
+    }
+
     /// Bytes carried from the destination to the connection's initiator (`tcp_sent_bytes`).
     pub fn sent(&self) -> u64 {
         self.to_source.load(Ordering::Relaxed)

@@ -6,7 +6,7 @@
 //! * `state`: the worker and its step. * `pods`: commands, listeners, accept. * `setup`, `teardown`: tunnels from dial to close.
 //! * `carrier`, `batch`, `copy`, `relay`: bytes. `ending`: ends that take their time. * `outbound`, `inbound`, `judge`, `facts`: what happens to a link and why.
 //! * `share`, `handover`: which worker owns what, and what workers hand each other. `pool`: which tunnel a stream takes. `lease`, `local`: pods of this same node, without TLS.
-//! * `tls`, `tunnel`, `link`, `buffers`, `handshakes`, `slots`, `timers`: plain state and pure parts.
+//! * `tls`, `tunnel`, `link`, `buffers`, `handshakes`, `timers` (and `crate::slots`): plain state and pure parts.
 
 pub mod api;
 mod batch;
@@ -31,7 +31,6 @@ mod relay;
 mod setup;
 mod share;
 mod shell;
-mod slots;
 mod sources;
 mod state;
 mod teardown;
@@ -42,6 +41,8 @@ mod tunnel;
 mod verdicts;
 
 pub use threads::{Gone, Workers, start};
+
+use crate::slots;
 
 #[cfg(test)]
 mod tests;
