@@ -32,6 +32,8 @@ mod admin;
 mod annotate;
 mod cluster;
 mod host;
+/// Pods that leave the mesh while they run.
+pub mod leave;
 mod socket;
 /// The end of the agent, and of the mesh on its node.
 pub mod uninstall;
@@ -86,6 +88,7 @@ pub async fn run(
         turn: Arc::default(),
         through_once: tokio::sync::watch::Sender::new(false),
         uninstalling: AtomicBool::new(false),
+        leaving: leave::Leaving::default(),
     };
     let members = Arc::new(members);
     announce(&members.config);

@@ -99,6 +99,30 @@ async fn a_pod_that_started_while_nobody_was_there_is_found_and_follows_its_labe
 }
 
 #[tokio::test]
+async fn a_pod_that_is_taken_out_is_served_on_for_a_while_and_may_come_back() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.pod("web", "", "n1");
+    node.start(&[("WITHDRAW_WAIT", "600s")]).await;
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    let pod = Pod::new("web");
+    node.add(&pod, &mut ztunnel).await;
+    node.pod("web", "istio.io/dataplane-mode: none", "n1");
+    until(|| pod.rules().is_empty()).await;
+    node.pod("web", "", "n1");
+    // Not told of an end before.
+    assert_eq!(ztunnel.take(Ok(())).await, node::added(&pod));
+    until(|| pod.is_captured()).await;
+    node.pod("web", "istio.io/dataplane-mode: none", "n1");
+    until(|| pod.rules().is_empty()).await;
+    let (del, heard) = tokio::join!(node.cni("DEL", &pod), ztunnel.take(Ok(())));
+    assert!(del.ok, "{del:?}");
+    assert_eq!(heard, "del uid-web", "it is gone: nothing to wait for");
+}
+
+#[tokio::test]
 async fn what_an_agent_before_us_left_in_a_pod_that_is_out_is_taken_out() {
     if !root() {
         return;

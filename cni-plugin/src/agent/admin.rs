@@ -1,5 +1,5 @@
 //! The agent's admin port and its few metrics. Called by `run`.
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -13,13 +13,24 @@ use super::config::Config;
 use super::pods::Store;
 
 pub(super) async fn serve(config: &Config, common: &Common) -> anyhow::Result<()> {
-    let server = Server::bind(config.admin_address).await?;
+    let server = bind(config.admin_address).await?;
     server.serve(router(config.admin_address, common), &common.shutdown);
     if let Some(address) = config.probe_address {
-        let server = Server::bind(address).await?;
+        let server = bind(address).await?;
         server.serve(probes(Router::new(), common), &common.shutdown);
     }
     Ok(())
+}
+
+/// `[::]` takes both families; a node without IPv6 has only the other.
+async fn bind(address: SocketAddr) -> std::io::Result<Server> {
+    let bound = Server::bind(address).await;
+    if bound.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        // What the first one says is about what was asked for.
+        return Server::bind(v4).await.or(bound);
+    }
+    bound
 }
 
 /// What the kubelet asks, by upstream's names.

@@ -1,7 +1,7 @@
 //! The agent's settings. Read once by `bin/agent`; the rows become docs/configuration.md. Names are upstream's where they
 //! mean the same.
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub ztunnel_wait: Duration,
     /// How long to wait for an older agent to stop.
     pub takeover_wait: Duration,
+    /// How long ztunnel may go on serving a running pod that was taken out.
+    pub withdraw_wait: Duration,
     /// What the rules contain.
     pub rules: rules::Options,
     /// By what means they are written.
@@ -110,7 +112,7 @@ impl Config {
             "below it the node's /proc and /var/run/netns are mounted",
         );
         let install = install_options(s, in_cluster, (&sockets.0, &excluded, own_pod.as_ref()));
-        let [object_wait, ztunnel_wait, takeover_wait] = waits(s);
+        let [object_wait, ztunnel_wait, takeover_wait, withdraw_wait] = waits(s);
         let (admin_address, probe_address) = addresses(s, in_cluster);
         Self {
             node_name,
@@ -128,6 +130,7 @@ impl Config {
             object_wait,
             ztunnel_wait,
             takeover_wait,
+            withdraw_wait,
             rules: options(s),
             writer: writer(s),
             places: Places::new(host),
@@ -290,7 +293,7 @@ fn install_options(
     wanted.unwrap_or(in_cluster).then_some(options)
 }
 
-fn waits(s: &mut Settings<'_>) -> [Duration; 3] {
+fn waits(s: &mut Settings<'_>) -> [Duration; 4] {
     let seconds = Duration::from_secs;
     [
         s.duration(
@@ -308,22 +311,27 @@ fn waits(s: &mut Settings<'_>) -> [Duration; 3] {
             seconds(10),
             "how long to wait for an older agent on the same sockets to stop",
         ),
+        s.duration(
+            "WITHDRAW_WAIT",
+            seconds(60),
+            "how long at most ztunnel goes on serving a running pod that was taken out, while connections through it are open",
+        ),
     ]
 }
 
 fn addresses(s: &mut Settings<'_>, in_cluster: bool) -> (SocketAddr, Option<SocketAddr>) {
     let admin = s.address(
         "ADMIN_ADDRESS",
-        SocketAddr::from(([0, 0, 0, 0], 15014)),
-        "metrics, readiness; on a loopback address also log level and quit",
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15014)),
+        "metrics, readiness; on a loopback address also log level and quit; [::] is both families",
     );
     let probe = s.optional_parsed(
         "PROBE_ADDRESS",
         "an address with port",
-        "/readyz and /healthz for the kubelet; not set: 0.0.0.0:8000 with an API server, else only ADMIN_ADDRESS",
+        "/readyz and /healthz for the kubelet; not set: [::]:8000 with an API server, else only ADMIN_ADDRESS",
         |text| text.parse().ok(),
     );
-    let usual = in_cluster.then_some(SocketAddr::from(([0, 0, 0, 0], 8000)));
+    let usual = in_cluster.then_some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8000)));
     (admin, probe.or(usual))
 }
 

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use zds::server::{Handle, ServerError};
 
 use super::config::Config;
+use super::leave::Leaving;
 use super::pods::{Entry, PodKey, Store};
 use super::watch::{Sight, World};
 use crate::apply::{self, ApplyError};
@@ -38,6 +39,8 @@ pub struct Membership {
     pub through_once: watch::Sender<bool>,
     /// True from the moment on at which the mesh leaves this node for good.
     pub uninstalling: AtomicBool,
+    /// Pods that ztunnel still serves although they are out.
+    pub leaving: Leaving,
 }
 
 /// Why a pod is not in the mesh although it should be.
@@ -90,6 +93,8 @@ impl Membership {
             return Err(EnrollError::NoNetns);
         }
         let key = entry.key();
+        // ztunnel may have it still.
+        self.leaving.take(&entry.uid);
         // In the list before ztunnel hears of it: a ztunnel that connects just now gets it too.
         self.pods.set_enrolled(&key, true);
         let done = match opening {
@@ -128,15 +133,19 @@ impl Membership {
         captured
     }
 
-    /// Takes a running pod out of the mesh: its new connections go their own way, then ztunnel
-    /// lets it go. Hold `turn`.
+    /// Takes a running pod out of the mesh: its new connections go their own way, and after a while ztunnel
+    /// lets it go; at once when it has ended. Hold `turn`.
     ///
     /// # Errors
     /// When the rules cannot be removed; the pod is still in the mesh then. May be retried.
     pub async fn withdraw(&self, entry: &Entry, why: Why) -> Result<(), EnrollError> {
         self.release(entry).await?;
         self.pods.set_enrolled(&entry.key(), false);
-        self.unserve(entry).await;
+        if why == Why::Finished || self.config.withdraw_wait.is_zero() {
+            self.unserve(entry).await;
+        } else {
+            self.leaving.put(entry.clone());
+        }
         let (namespace, pod) = entry.key();
         tracing::info!(namespace, pod, %why, "out of the mesh");
         Ok(())

@@ -197,6 +197,10 @@ impl Store {
     pub fn discard(&self) {
         self.lock().clear();
         let _ = std::fs::remove_file(&self.file);
+        if let Some(directory) = self.file.parent() {
+            // Unless somebody else has put something there.
+            let _ = std::fs::remove_dir(directory);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PodKey, Entry>> {

@@ -10,6 +10,7 @@ use runtime::readiness::Pending;
 use tokio::time::{Instant, sleep_until};
 
 use super::find::Found;
+use super::leave;
 use super::membership::{EnrollError, Membership, Opening, Wanted};
 use super::pods::{Entry, PodKey, arrived};
 use super::watch::Seen;
@@ -45,7 +46,12 @@ pub async fn run(members: Arc<Membership>, first: Pending) {
         } else {
             (retry * 2).min(LAST_RETRY)
         };
-        let next = Instant::now() + if settled { QUIET } else { retry };
+        leave::settle(&members).await;
+        let mut wait = if settled { QUIET } else { retry };
+        if members.leaving.any() {
+            wait = wait.min(leave::STEP);
+        }
+        let next = Instant::now() + wait;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             changed = connected.changed() => if changed.is_err() { return },
@@ -108,6 +114,9 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
             }
             (Wanted::In(_), true) | (Wanted::Out(_) | Wanted::Gone, false) => Ok(()),
         };
+        if gone && members.leaving.take(&entry.uid) {
+            members.unserve(&entry).await;
+        }
         if gone && members.pods.is_orphan(&entry) {
             // Its DEL never reached us: without this its namespace would live as long as we do.
             members.pods.remove(&key);

@@ -115,6 +115,11 @@ async fn remove(members: &Arc<Membership>, cluster: &Cluster, host: Option<Netns
         }
     }
     members.pods.discard();
+    for socket in [&members.config.agent_socket, &members.config.zds_socket] {
+        let mut lock = socket.clone().into_os_string();
+        lock.push(".lock");
+        let _ = std::fs::remove_file(lock);
+    }
     tracing::info!(pods = count, "pods taken out of the mesh");
     left
 }

@@ -129,6 +129,7 @@ impl Node {
             .env("ADMIN_ADDRESS", "127.0.0.1:0")
             .env("OBJECT_WAIT", "60s")
             .env("ZTUNNEL_WAIT", "60s")
+            .env("WITHDRAW_WAIT", "0s")
             .kill_on_drop(true);
         command
     }

@@ -147,7 +147,7 @@ impl Membership {
             return gone;
         };
         self.pods.remove(&key);
-        if entry.enrolled {
+        if self.leaving.take(&entry.uid) || entry.enrolled {
             self.unserve(&entry).await;
         }
         // The namespace may be gone with its rules, which is what we want.
