@@ -46,8 +46,6 @@ pub enum Request {
         /// Which pod.
         pod: PodRef,
     },
-    /// Could a pod be added now?
-    Status,
 }
 
 /// What the agent answers.
@@ -175,8 +173,7 @@ mod tests {
         let listener = sys::seqpacket::Listener::bind(&path).unwrap();
         let serve = |answer: Option<&'static [u8]>| {
             let client = std::thread::scope(|scope| {
-                let ask =
-                    scope.spawn(|| ask(&path, &Request::Status, None, Duration::from_secs(600)));
+                let ask = scope.spawn(|| ask(&path, &add(), None, Duration::from_secs(600)));
                 poll(
                     &mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)],
                     PollTimeout::NONE,

@@ -56,7 +56,7 @@ pub enum Verb {
     Del(Attachment),
     /// Is everything as ADD left it?
     Check(Attachment),
-    /// Could an ADD succeed now?
+    /// Could an ADD succeed now? Always yes: pods that are exempt start whatever else is away.
     Status,
     /// Forget attachments that the runtime does not know; the agent does that by itself.
     Gc,

@@ -107,7 +107,6 @@ async fn answer(members: &Membership, request: Request, netns: Option<Netns>) ->
         },
         Request::Del { container_id, pod } => Ok(members.del(&container_id, &pod).await),
         Request::Check { container_id, pod } => members.check(&container_id, &pod).await,
-        Request::Status => members.status(),
     };
     outcome.unwrap_or_else(|error| {
         tracing::warn!(

@@ -16,8 +16,6 @@ pub enum Code {
     Configuration,
     /// 11: try again later.
     TryAgain,
-    /// 50: no ADD could succeed now (STATUS).
-    NotAvailable,
     /// 100: the pod belongs into the mesh and could not be put there.
     NotCaptured,
 }
@@ -33,7 +31,6 @@ impl Code {
             Self::Decode => 6,
             Self::Configuration => 7,
             Self::TryAgain => 11,
-            Self::NotAvailable => 50,
             Self::NotCaptured => 100,
         }
     }

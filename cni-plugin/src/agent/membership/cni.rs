@@ -181,24 +181,6 @@ impl Membership {
         }
         Ok(done(decision))
     }
-
-    /// STATUS: could a pod of the mesh be added now?
-    ///
-    /// # Errors
-    /// Code 50 with the reason.
-    pub fn status(&self) -> Result<Reply, CniError> {
-        let not = |text: &str| Err(CniError::new(Code::NotAvailable, text));
-        if !self.world.is_listed() {
-            return not("the agent has not read the cluster's objects yet");
-        }
-        if *self.ztunnel.connected().borrow() == 0 {
-            return not("no ztunnel is connected");
-        }
-        Ok(Reply::Done {
-            enrolled: false,
-            why: String::new(),
-        })
-    }
 }
 
 fn refusal(key: &PodKey, error: &EnrollError) -> CniError {
