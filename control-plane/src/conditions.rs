@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use k8s_openapi::jiff::Timestamp;
 use objects::{Fault, Key, Kind, Severity};
 
-use crate::translate::{Index, Translation};
+use crate::translate::{Index, Translation, verdict};
 
 mod binding;
 pub mod merge;
@@ -64,6 +64,17 @@ impl Condition {
     }
 }
 
+impl From<verdict::Condition> for Condition {
+    fn from(told: verdict::Condition) -> Condition {
+        Condition {
+            kind: told.r#type,
+            holds: told.status,
+            reason: told.reason,
+            message: told.message.into(),
+        }
+    }
+}
+
 /// One parent of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parent {
@@ -110,12 +121,12 @@ pub fn judge(index: &Index<'_>, translation: &Translation, faults: &[Fault]) -> 
         refused: by_key.refused(),
         ..Verdicts::default()
     };
-    let judged = route::judge(index, translation, &by_key)
+    let judged = route::judge(index, translation)
         .chain(policy::judge(index, translation, &by_key))
-        .chain(binding::judge(index, translation, &by_key));
+        .chain(binding::judge(index, translation));
     verdicts.by_object.extend(judged);
     for (key, why) in &verdicts.refused {
-        if matches!(key.kind, Kind::HttpRoute | Kind::AuthorizationPolicy) {
+        if is_route(key.kind) || key.kind == Kind::AuthorizationPolicy {
             let refused = Verdict {
                 generation: None,
                 wanted: Wanted::Refused(why.clone()),
@@ -124,6 +135,11 @@ pub fn judge(index: &Index<'_>, translation: &Translation, faults: &[Fault]) -> 
         }
     }
     verdicts
+}
+
+/// Whether its status is by parent.
+fn is_route(kind: Kind) -> bool {
+    matches!(kind, Kind::HttpRoute | Kind::GrpcRoute)
 }
 
 /// Faults by the object that they are about.

@@ -4,7 +4,7 @@
 use objects::Kind;
 use serde_json::{Map, Value, json};
 
-use super::{CONTROLLER, Condition, Parent, Verdict, Wanted, binding, policy};
+use super::{CONTROLLER, Condition, Parent, Verdict, Wanted, binding, is_route, policy};
 
 /// What the API server has of an object, as far as its status is concerned.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,7 +43,7 @@ pub fn status(
 ) -> Option<Value> {
     let nothing = Verdict {
         generation: None,
-        wanted: if kind == Kind::HttpRoute {
+        wanted: if is_route(kind) {
             Wanted::Parents(Vec::new())
         } else {
             Wanted::Conditions(Vec::new())
@@ -62,7 +62,7 @@ pub fn status(
     }
     match &verdict.wanted {
         Wanted::Parents(parents) => status["parents"] = parents_of(current, parents.clone(), now),
-        Wanted::Refused(why) if kind == Kind::HttpRoute => {
+        Wanted::Refused(why) if is_route(kind) => {
             let told = Condition::no("Accepted", "UnsupportedValue", refused(why));
             let services = current
                 .parents

@@ -3,7 +3,7 @@
 
 use objects::{AuthorizationPolicy, Key, Kind, PolicyAction, TargetRef};
 
-use super::{ByKey, Condition, Verdict, Wanted, binding::Binding};
+use super::{ByKey, Condition, Verdict, Wanted, binding};
 use crate::translate::{Index, Translation};
 
 /// The condition of a policy that waypoints enforce.
@@ -181,8 +181,8 @@ fn judge_target(
         },
         "Service" => match index.store.services.find(namespace, name) {
             None => lost("Service"),
-            Some(service) => match Binding::of(index, translation, service) {
-                Binding::Bound(waypoint) => {
+            Some(service) => match binding::of(index, translation, service) {
+                Some((waypoint, true)) => {
                     accepted(format!("{}/{}", waypoint.namespace, waypoint.name))
                 }
                 _ => (

@@ -100,13 +100,6 @@ fn a_service_says_whether_its_waypoint_serves_it() {
         ["istio.io/WaypointBound=True/WaypointAccepted: Successfully attached to waypoint app/wp"]
     );
     assert_eq!(
-        of("istio.io/use-waypoint: wp, istio.io/ingress-use-waypoint: 'true'"),
-        [
-            "istio.io/WaypointBound=True/WaypointAccepted: Successfully attached to waypoint app/wp. Ingress traffic will traverse the \
-          waypoint"
-        ]
-    );
-    assert_eq!(
         of("istio.io/use-waypoint: nowhere"),
         [
             "istio.io/WaypointBound=False/WaypointIsNotReady: waypoint app/nowhere is not there; traffic through it is refused until it is"
@@ -124,8 +117,8 @@ fn a_service_says_whether_its_waypoint_serves_it() {
     assert_eq!(
         lines(elsewhere, "Service other/s"),
         [
-            "istio.io/WaypointBound=False/AttachmentDenied: waypoint app/wp does not admit namespace other, so that traffic through it is \
-          refused; change allowedRoutes of its HBONE listener or use another waypoint"
+            "istio.io/WaypointBound=False/AttachmentDenied: waypoint app/wp does not admit namespace other; traffic through it is \
+             refused"
         ]
     );
 }
@@ -160,133 +153,44 @@ const WAYPOINTS: &str = "ResolvedWaypoints=True/ResolvedWaypoints: All waypoints
 const RESOLVED: &str = "ResolvedRefs=True/ResolvedRefs: All references resolved";
 
 #[test]
-fn a_good_route_is_accepted_at_its_generation() {
-    let text = route("app", WEB, GOOD);
-    assert_eq!(
-        lines(&text, "HTTPRoute app/r"),
-        [ACCEPTED, WAYPOINTS, RESOLVED]
-    );
-    let verdicts = verdicts(&text);
-    let verdict = verdicts
-        .by_object
-        .values()
-        .find(|verdict| matches!(verdict.wanted, Wanted::Parents(_)));
-    assert_eq!(verdict.and_then(|verdict| verdict.generation), Some(3));
-}
-
-#[test]
-fn each_parent_that_is_ours_has_its_verdict() {
-    let of = |namespace: &str, parent: &str| {
-        let lines = lines(
-            &route(namespace, parent, GOOD),
-            &format!("HTTPRoute {namespace}/r"),
+fn a_route_of_either_kind_is_accepted_at_its_generation() {
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        let text = route("app", WEB, GOOD).replace("HTTPRoute", kind);
+        assert_eq!(
+            lines(&text, &format!("{kind} app/r")),
+            [ACCEPTED, RESOLVED, WAYPOINTS]
         );
-        lines
-            .into_iter()
-            .filter(|line| !line.starts_with("ResolvedRefs"))
-            .collect::<Vec<_>>()
-    };
-    let service = |rest: &str| format!("{{group: '', kind: Service, {rest}}}");
-    let table = [
-        (
-            "app",
-            service("name: lost"),
-            vec!["Accepted=False/NoMatchingParent: Service app/lost is not there"],
-        ),
-        (
-            "app",
-            service("name: web, port: 81"),
-            vec!["Accepted=False/NoMatchingParent: Service app/web has no TCP port 81"],
-        ),
-        (
-            "app",
-            service("name: web, port: 80"),
-            vec![ACCEPTED, WAYPOINTS],
-        ),
-        (
-            "app",
-            service("name: web, sectionName: http"),
-            vec![
-                "Accepted=False/NoMatchingParent: a Service has no section `http`; name the port instead",
-            ],
-        ),
-        (
-            "other",
-            service("name: web, namespace: app"),
-            vec![
-                "Accepted=False/NotAllowedByListeners: a route of namespace other cannot change what a waypoint of namespace app does for \
-                 everybody: move it to namespace app",
-                WAYPOINTS,
-            ],
-        ),
-        (
-            "app",
-            service("name: bare"),
-            vec![
-                ACCEPTED,
-                "ResolvedWaypoints=False/MissingUseWaypointLabel: Service app/bare has no waypoint, so that nothing carries this route \
-                 out: put the label istio.io/use-waypoint on it or on its namespace",
-            ],
-        ),
-        (
-            "app",
-            "{name: wp}".into(),
-            vec![
-                "Accepted=False/NotAllowedByListeners: a waypoint's listener takes no routes; name the Service as parent instead",
-            ],
-        ),
-        ("app", "{name: front}".into(), vec![]),
-        ("app", "{name: nobody}".into(), vec![]),
-    ];
-    for (namespace, parent, expected) in table {
-        assert_eq!(of(namespace, &parent), expected, "{parent}");
+        let verdicts = verdicts(&text);
+        let mut all = verdicts.by_object.values();
+        let verdict = all.find(|verdict| matches!(verdict.wanted, Wanted::Parents(_)));
+        assert_eq!(verdict.and_then(|verdict| verdict.generation), Some(3));
     }
 }
 
 #[test]
-fn references_that_lead_nowhere_are_told_in_the_api_s_reasons() {
-    let of = |rules: &str| {
-        let lines = lines(&route("app", WEB, rules), "HTTPRoute app/r");
-        lines
-            .into_iter()
-            .find(|line| line.starts_with("ResolvedRefs"))
-            .unwrap_or_default()
-    };
-    let end = "its requests are answered with 500";
-    let table = [
-        (
-            "{backendRefs: [{name: lost, port: 80}]}",
-            format!(
-                "BackendNotFound: spec.rules[0]: backend lost: there is no Service app/lost; {end}"
-            ),
-        ),
-        (
-            "{backendRefs: [{name: web, port: 81}]}",
-            format!(
-                "BackendNotFound: spec.rules[0]: backend web: Service app/web has no TCP port 81; {end}"
-            ),
-        ),
-        (
-            "{backendRefs: [{name: web, namespace: other, port: 80}]}",
-            format!(
-                "RefNotPermitted: spec.rules[0]: backend web: namespace other would have to grant this reference; {end}"
-            ),
-        ),
-        (
-            "{backendRefs: [{name: web, kind: Bucket, group: storage.example, port: 80}]}",
-            format!("InvalidKind: spec.rules[0]: backend web: kind Bucket is not supported; {end}"),
-        ),
-        (
-            "{backendRefs: [{name: web, port: 80}], filters: [{type: RequestMirror, requestMirror: {backendRef: {name: m, port: 1}}}]}, \
-             {backendRefs: [{name: n, port: 1}]}",
-            format!(
-                "BackendNotFound: spec.rules[0]: backend m: there is no Service app/m; {end} (and 1 more)"
-            ),
-        ),
-    ];
-    for (rules, expected) in table {
-        assert_eq!(of(rules), format!("ResolvedRefs=False/{expected}"));
-    }
+fn each_parent_that_is_ours_has_its_verdict_in_the_words_of_the_translation() {
+    let of = |parents: &str| lines(&route("app", parents, GOOD), "HTTPRoute app/r");
+    let gateway = "Accepted=False/NotAllowedByListeners: a waypoint's listener takes no routes; name the Service as parent instead";
+    assert_eq!(of("{name: wp}"), [gateway]);
+    // Another controller's, and one that is not there.
+    assert!(of("{name: front}, {name: nobody}").is_empty());
+    let both = of(&format!("{WEB}, {{name: wp}}"));
+    assert_eq!(both, [ACCEPTED, RESOLVED, WAYPOINTS, gateway]);
+    let lost = of("{group: '', kind: Service, name: lost}");
+    assert_eq!(
+        lost[0],
+        "Accepted=False/NoMatchingParent: there is no Service app/lost"
+    );
+}
+
+#[test]
+fn a_route_waits_for_the_first_pod_of_its_waypoint() {
+    let parent = "{group: '', kind: Service, name: s}";
+    let text = service("s", "istio.io/use-waypoint: young") + &route("app", parent, GOOD);
+    assert_eq!(
+        lines(&text, "HTTPRoute app/r")[2],
+        "ResolvedWaypoints=False/WaypointIsNotReady: waypoint app/young had no ready pod yet"
+    );
 }
 
 fn policy(namespace: &str, spec: &str) -> String {

@@ -24,7 +24,7 @@ use runtime::Shutdown;
 use serde_json::{Value, json};
 
 use super::{
-    Published, Verdicts,
+    Published, Verdicts, is_route,
     merge::{self, Current},
     timestamp,
 };
@@ -34,12 +34,18 @@ use crate::{
 };
 
 /// Kinds whose status is ours: group, version, plural.
-const KINDS: [(Kind, &str, &str, &str); 3] = [
+const KINDS: [(Kind, &str, &str, &str); 4] = [
     (
         Kind::HttpRoute,
         "gateway.networking.k8s.io",
         "v1",
         "httproutes",
+    ),
+    (
+        Kind::GrpcRoute,
+        "gateway.networking.k8s.io",
+        "v1",
+        "grpcroutes",
     ),
     (
         Kind::AuthorizationPolicy,
@@ -295,7 +301,7 @@ impl Keeper {
 
 fn current(kind: Kind, object: &DynamicObject) -> Current {
     let spec = &object.data["spec"];
-    let parents = if kind == Kind::HttpRoute {
+    let parents = if is_route(kind) {
         spec["parentRefs"].as_array()
     } else {
         None
@@ -323,7 +329,10 @@ fn resource(kind: Kind) -> ApiResource {
 fn reference(key: &Key, uid: Option<String>) -> ObjectReference {
     let (group, version) = match key.kind {
         Kind::EndpointSlice => ("discovery.k8s.io", "v1"),
-        Kind::HttpRoute | Kind::Gateway | Kind::GatewayClass => ("gateway.networking.k8s.io", "v1"),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::Gateway | Kind::GatewayClass => {
+            ("gateway.networking.k8s.io", "v1")
+        }
+        Kind::ReferenceGrant => ("gateway.networking.k8s.io", "v1beta1"),
         Kind::AuthorizationPolicy | Kind::PeerAuthentication => ("security.istio.io", "v1"),
         _ => ("", "v1"),
     };

@@ -166,7 +166,7 @@ fn wds_of<'t>(
 }
 
 /// The waypoint that serves a service.
-pub(super) fn waypoint_of<'i>(
+pub(crate) fn waypoint_of<'i>(
     index: &'i Index<'_>,
     translation: &Translation,
     service: &objects::Service,

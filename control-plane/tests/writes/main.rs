@@ -336,7 +336,7 @@ async fn conditions_are_written(cluster: &Cluster, leader: &mut Replica, other: 
             "HTTPRoute",
             "r",
             "/status/parents/0/conditions",
-            "Accepted=True/Accepted ResolvedWaypoints=True/ResolvedWaypoints ResolvedRefs=False/BackendNotFound",
+            "Accepted=True/Accepted ResolvedRefs=False/BackendNotFound ResolvedWaypoints=True/ResolvedWaypoints",
         ),
         (
             "HTTPRoute",
