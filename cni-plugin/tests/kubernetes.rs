@@ -123,6 +123,22 @@ async fn a_pod_that_is_taken_out_is_served_on_for_a_while_and_may_come_back() {
 }
 
 #[tokio::test]
+async fn a_pod_that_was_taken_out_is_let_go_when_its_time_is_over() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.pod("web", "", "n1");
+    node.start(&[("WITHDRAW_WAIT", "100ms")]).await;
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    let pod = Pod::new("web");
+    node.add(&pod, &mut ztunnel).await;
+    node.pod("web", "istio.io/dataplane-mode: none", "n1");
+    assert_eq!(ztunnel.take(Ok(())).await, "del uid-web");
+    assert!(pod.rules().is_empty());
+}
+
+#[tokio::test]
 async fn what_an_agent_before_us_left_in_a_pod_that_is_out_is_taken_out() {
     if !root() {
         return;
