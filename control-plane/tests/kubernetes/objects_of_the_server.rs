@@ -217,7 +217,7 @@ fn objects_from_the_server_mean_what_they_mean_as_manifests() {
         );
         let policies: Vec<&String> = from_server.0.authorizations.keys().collect();
         assert_eq!(policies, ["shop/good", "shop/slip"]);
-        let slip = |fault: &String| fault.contains("shop/slip: acton: unknown field");
+        let slip = |fault: &String| fault.contains("shop/slip: spec.acton: unknown field");
         assert!(from_server.1.iter().any(slip), "{:?}", from_server.1);
     });
 }

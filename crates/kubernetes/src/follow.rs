@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use futures_util::{Stream, StreamExt as _};
 use kube::{
     Client, Error,
     api::{ListParams, WatchEvent, WatchParams},
@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     backoff,
     held::Report,
+    lines::{self, Events},
     raw::{Page, Raw},
     resource,
     words::{is_unreachable, words},
@@ -36,8 +37,6 @@ const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 const PROOF: Duration = Duration::from_secs(1);
 /// On the bookmark that ends the list at the beginning of a watch.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
-
-type Events = BoxStream<'static, Result<WatchEvent<Raw>, Error>>;
 
 /// Where one kind stands.
 enum State {
@@ -374,13 +373,10 @@ impl Follow {
         let request = Request::new(self.path())
             .watch(&ask, version)
             .map_err(Error::BuildRequest);
-        let begun = self
-            .client
-            .request_events::<Raw>(request.map_err(Trouble::Api)?);
+        let begun = lines::begin(&self.client, request.map_err(Trouble::Api)?);
         let answer = timeout(ANSWER, begun).await;
         let events = answer.unwrap_or_else(|_| Err(Error::Service(SLOW.into())));
-        let events = events.map_err(|error| refusal(error, false))?;
-        Ok(events.boxed())
+        events.map_err(|error| refusal(error, version.is_empty()))
     }
 }
 

@@ -7,6 +7,7 @@ mod backoff;
 mod client;
 mod follow;
 mod held;
+mod lines;
 mod raw;
 mod resource;
 mod watch;

@@ -391,12 +391,13 @@ impl Subscribed {
             let by_name = self.names.contains(&**name);
             let known = self.sent.get(name);
             match resources.get(name) {
-                Some(resource) if self.wildcard || by_name => {
-                    if !matches!(known, Some(Sent::Version(v)) if *v == resource.version) {
-                        push.resources.push(encode(name, resource));
-                        let version = Sent::Version(resource.version.clone());
-                        self.sent.insert(name.clone(), version);
-                    }
+                Some(resource)
+                    if (self.wildcard || by_name)
+                        && !matches!(known, Some(Sent::Version(v)) if *v == resource.version) =>
+                {
+                    push.resources.push(encode(name, resource));
+                    let version = Sent::Version(resource.version.clone());
+                    self.sent.insert(name.clone(), version);
                 }
                 None if known.is_some_and(|sent| *sent != Sent::Absent) => {
                     push.removed_resources.push(name.to_string());
