@@ -75,15 +75,15 @@ async fn a_pod_that_started_while_nobody_was_there_is_found_and_follows_its_labe
     node.start(&[("HOST_MOUNTS", &mounts)]).await;
     let mut ztunnel = told(&node, &pod).await;
     until(|| pod.is_captured()).await;
-    assert!(!pod.rules().contains("15053"));
+    assert!(pod.rules().contains("15053") && pod.rules().contains("15006"));
     // Its own switches, while it runs.
     running(
         &node,
-        "ambient.istio.io/dns-capture: 'true', ambient.istio.io/bypass-inbound-capture: 'true'",
+        "ambient.istio.io/dns-capture: 'false', ambient.istio.io/bypass-inbound-capture: 'true'",
         "",
     );
-    until(|| pod.rules().contains("15053")).await;
-    assert!(!pod.rules().contains("15006"));
+    until(|| !pod.rules().contains("15053")).await;
+    assert!(pod.is_captured() && !pod.rules().contains("15006"));
     running(&node, "", "istio.io/dataplane-mode: none");
     assert_eq!(ztunnel.take(Ok(())).await, format!("del {UID}"));
     assert_eq!(pod.rules(), "");
