@@ -136,3 +136,23 @@ fn each_setting_is_documented_once_with_a_meaning() {
         rows.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(names.len(), rows.len());
 }
+
+#[test]
+fn an_address_or_header_that_cannot_be_used_is_told_with_all_other_faults() {
+    let wrong = [
+        ("XDS_ADDRESS", "ftp://istiod"),
+        ("CA_ADDRESS", ""),
+        ("CA_HEADER_bad name", "x"),
+        ("RUST_LOG", "loud"),
+        ("STATS_PORT", "many"),
+    ];
+    let faults = read(&wrong).unwrap_err().to_string();
+    assert!(faults.starts_with("5 settings are wrong:"), "{faults}");
+    for (name, _) in wrong {
+        assert!(
+            faults.contains(&format!("\n  {name}=")),
+            "{name} in {faults}"
+        );
+    }
+    assert!(read(&[("XDS_ADDRESS", "")]).unwrap().xds.grpc.is_none());
+}
