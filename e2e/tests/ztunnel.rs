@@ -7,6 +7,8 @@ mod dns;
 mod ends;
 #[path = "ztunnel/life.rs"]
 mod life;
+#[path = "ztunnel/pod.rs"]
+mod pod;
 #[path = "ztunnel/policy.rs"]
 mod policy;
 #[path = "ztunnel/same_node.rs"]

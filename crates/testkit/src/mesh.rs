@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 pub use self::content::{Pod, principal};
@@ -143,8 +143,37 @@ impl Mesh {
         Ok(())
     }
 
+    /// As [`Mesh::spawn_ztunnel`], with what a container of upstream's DaemonSet may do: three capabilities, group 1337,
+    /// nothing to write at `/` and `/proc/sys`.
+    pub fn spawn_confined_ztunnel(
+        &self,
+        index: usize,
+        settings: &[(&str, &str)],
+    ) -> Result<Process> {
+        const CONFINE: &str = "mount --make-rprivate / && mount --bind /proc/sys /proc/sys \
+            && mount -o remount,bind,ro /proc/sys && mount -o remount,bind,ro / \
+            && exec setpriv --regid 1337 --clear-groups --inh-caps=-all \
+               --bounding-set=-all,+net_admin,+sys_admin,+net_raw \"$@\"";
+        let binary = process::binary("ztunnel")?;
+        let binary = binary.to_str().context("a path in UTF-8")?;
+        let arguments = [
+            "--mount", "sh", "-c", CONFINE, "sh", binary, "proxy", "ztunnel",
+        ];
+        self.spawn(index, settings, (Path::new("/usr/bin/unshare"), &arguments))
+    }
+
     /// Starts one more ztunnel on the node, with other settings, and waits for nothing.
     pub fn spawn_ztunnel(&self, index: usize, settings: &[(&str, &str)]) -> Result<Process> {
+        let binary = process::binary("ztunnel")?;
+        self.spawn(index, settings, (&binary, &["proxy", "ztunnel"]))
+    }
+
+    fn spawn(
+        &self,
+        index: usize,
+        settings: &[(&str, &str)],
+        (program, arguments): (&Path, &[&str]),
+    ) -> Result<Process> {
         let node = &self.nodes[index];
         let log = self
             .dir
@@ -156,13 +185,7 @@ impl Mesh {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
-        Process::start(
-            &node.net.ns,
-            &process::binary("ztunnel")?,
-            &["proxy", "ztunnel"],
-            &environment,
-            &log,
-        )
+        Process::start(&node.net.ns, program, arguments, &environment, &log)
     }
 
     /// Waits until every ztunnel that runs has applied all that was pushed.
