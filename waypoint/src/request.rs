@@ -1,6 +1,10 @@
 //! The one request path: normalise → route → filters in the written order → answer or `forward` → report.
 //! Called by `listener` for each request of an HTTP chain.
 
+mod answer;
+
+pub use answer::answer;
+
 use crate::download::Download;
 use crate::filters::{cors, fault, rbac};
 use crate::forward;
@@ -11,13 +15,14 @@ use crate::model::text::RequestView;
 use crate::pace::Uploading;
 use crate::path::{Normalized, Options, normalize};
 use crate::proxy::Proxy;
-use crate::reason::{self, Reason};
+use crate::reason::Reason;
 use crate::report::Record;
 use crate::route;
 use crate::state::Snapshot;
 use crate::tunnel::Tunnel;
 use crate::upload::{RECORDED, Upload};
 use crate::verdict::{self, Asked};
+use answer::{direct, plain};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -380,17 +385,7 @@ async fn act(
             exchange.record.status = status.as_u16();
             exchange.record.flags = "";
             exchange.record.details = "direct_response".into();
-            let mut response = if exchange.record.grpc {
-                let message = String::from_utf8_lossy(body);
-                grpc_answer(
-                    exchange.record,
-                    reason::grpc_status(*status),
-                    &message,
-                    Some(config),
-                )
-            } else {
-                plain(exchange.record, config, *status, body.clone())
-            };
+            let mut response = direct(exchange.record, config, *status, body);
             local_changes(chosen, response.headers_mut());
             finish_head(config, chosen, response.headers_mut());
             response
@@ -425,77 +420,4 @@ fn decorate_operation(_: &HttpChain, chosen: Option<&Chosen>, headers: &mut Head
     if let Some(operation) = chosen.and_then(|chosen| chosen.route.operation.as_ref()) {
         headers.insert("x-envoy-decorator-operation", operation.clone());
     }
-}
-
-/// The answer for a reason: the one join from errors to what the client reads.
-pub fn answer(
-    mut record: Box<Record>,
-    reason: &Reason,
-    config: Option<&HttpChain>,
-) -> Response<Download> {
-    record.local(reason);
-    let body = reason.body();
-    if record.grpc {
-        let code = record.grpc_status.unwrap_or_else(|| reason.grpc_status());
-        return grpc_answer(record, code, &body, config);
-    }
-    let status = reason.status();
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    if !body.is_empty() {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    server(config, response.headers_mut());
-    record.response = response.headers().clone();
-    response.map(|()| Download::local(body.into(), record))
-}
-
-/// A gRPC client reads the status from the head: 200 without a body.
-fn grpc_answer(
-    mut record: Box<Record>,
-    code: u32,
-    message: &str,
-    config: Option<&HttpChain>,
-) -> Response<Download> {
-    record.grpc_status = Some(code);
-    record.status = 200;
-    let mut response = Response::new(());
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert("grpc-status", HeaderValue::from(code));
-    if let Ok(message) = HeaderValue::from_str(&message.replace('%', "%25")) {
-        headers.insert("grpc-message", message);
-    }
-    server(config, headers);
-    response.map(|()| Download::local(Bytes::new(), record))
-}
-
-fn server(config: Option<&HttpChain>, headers: &mut HeaderMap) {
-    if let Some(config) = config.filter(|config| config.server_mode != ServerMode::PassThrough) {
-        headers.insert(header::SERVER, config.server.clone());
-    }
-}
-
-/// An answer of ours that is no failure.
-fn plain(
-    mut record: Box<Record>,
-    config: &HttpChain,
-    status: StatusCode,
-    body: Bytes,
-) -> Response<Download> {
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    if !body.is_empty() {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    server(Some(config), response.headers_mut());
-    record.response = response.headers().clone();
-    response.map(|()| Download::local(body, record))
 }

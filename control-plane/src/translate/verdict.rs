@@ -203,7 +203,7 @@ fn accept(
              clients share the waypoint; put the route into namespace {}",
             meta.namespace
         );
-        return refuse("UnsupportedValue", why);
+        return refuse("NotAllowedByListeners", why);
     }
     let counts = |port: &u16| {
         let attached = index.routes.attached(service, waypoint, *port);

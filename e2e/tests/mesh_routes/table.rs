@@ -2,6 +2,7 @@
 //!
 //! A case that is called as in the conformance suite (v1.6.3, `tests/mesh`) states the facts of that test; the others
 //! state what the Gateway API says beyond the suite's mesh tests.
+//! Long because it is one table.
 
 use crate::backend::SILENT;
 use crate::client::{Ask, Spoken, Who};

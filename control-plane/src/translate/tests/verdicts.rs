@@ -78,7 +78,7 @@ fn a_route_says_whether_it_is_attached() {
     assert_eq!(
         consumer,
         [
-            "Accepted=false UnsupportedValue: Service other/o is in another namespace, and routes for the clients of one namespace only are not supported: all clients share the waypoint; put the route into namespace other",
+            "Accepted=false NotAllowedByListeners: Service other/o is in another namespace, and routes for the clients of one namespace only are not supported: all clients share the waypoint; put the route into namespace other",
             "ResolvedRefs",
             "ResolvedWaypoints=false MissingUseWaypointLabel: no waypoint serves Service other/o: the route has no effect until the Service, its service account or its namespace names one (label istio.io/use-waypoint)",
         ]

@@ -1,4 +1,5 @@
 //! HTTPRoutes.
+//! Long because all its tables write and read a route in the same few ways.
 
 use envoy_types::pb::envoy::config::route::v3::{
     RouteAction,
