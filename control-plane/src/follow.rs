@@ -25,7 +25,7 @@ use crate::{
 mod views;
 
 pub use views::Views;
-use views::{Account, Typed};
+use views::{Account, Move, Place, Typed};
 
 /// Namespace and name of a Gateway.
 type GatewayName = (String, String);
@@ -60,7 +60,7 @@ struct Pending {
     everything: bool,
     pods: BTreeSet<PodName>,
     /// Where pods were, and where they are.
-    moves: Vec<(Option<(Box<str>, Account)>, Option<(Box<str>, Account)>)>,
+    moves: Vec<Move>,
 }
 
 impl Follower {
@@ -304,11 +304,11 @@ fn serve(
     (Served { hosts, faults }, resources)
 }
 
-/// The encoded bodies of the addresses that differ: type, names, and bodies of those that are there.
-fn changed(
-    translation: &Translation,
-    touched: &Touched,
-) -> [(&'static str, Vec<Arc<str>>, BTreeMap<String, Vec<u8>>); 2] {
+/// What differs of one type: its URL, names, and the encoded bodies of those that are there.
+type Changed = (&'static str, Vec<Arc<str>>, BTreeMap<String, Vec<u8>>);
+
+/// The addresses that differ.
+fn changed(translation: &Translation, touched: &Touched) -> [Changed; 2] {
     let (mut addresses, mut workloads) = (BTreeMap::new(), BTreeMap::new());
     for name in &touched.addresses {
         if let Some(address) = translation.addresses.get(name) {
@@ -361,7 +361,7 @@ fn shared(old: &Typed, translation: &Translation) -> Typed {
 }
 
 /// Node and account of a pod that runs or will.
-fn place(pod: &Pod) -> Option<(Box<str>, Account)> {
+fn place(pod: &Pod) -> Option<Place> {
     let node = pod.spec.node_name.as_str();
     let account = (
         pod.metadata.namespace.as_str().into(),

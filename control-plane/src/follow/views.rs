@@ -18,6 +18,10 @@ use crate::{
 
 /// Namespace and service account.
 pub(super) type Account = (Box<str>, Box<str>);
+/// The node that a pod is on, and its account.
+pub(super) type Place = (Box<str>, Account);
+/// Where a pod was and where it is.
+pub(super) type Move = (Option<Place>, Option<Place>);
 /// Resources by type URL.
 pub(super) type Typed = BTreeMap<Arc<str>, Arc<Resources>>;
 
@@ -104,7 +108,7 @@ impl Inner {
     }
 
     /// Moves pods from where they were to where they are.
-    pub fn shift(&mut self, moves: &[(Option<(Box<str>, Account)>, Option<(Box<str>, Account)>)]) {
+    pub fn shift(&mut self, moves: &[Move]) {
         for (before, after) in moves {
             if let Some((node, account)) = before
                 && let Some(accounts) = self.residents.get_mut(node)

@@ -27,6 +27,9 @@ const LONGEST: usize = 16 << 10;
 /// Which node the pod of the token is on (Kubernetes 1.30 and later).
 const NODE: &str = "authentication.kubernetes.io/node-name";
 
+/// Of a token.
+type Hash = [u8; 32];
+
 /// Asks the API server.
 #[derive(Clone)]
 pub struct Review {
@@ -34,7 +37,7 @@ pub struct Review {
     audiences: Arc<[String]>,
     trust_domain: Arc<str>,
     /// By hash, so that no token lies in memory.
-    known: Arc<Mutex<HashMap<[u8; 32], (Instant, Caller)>>>,
+    known: Arc<Mutex<HashMap<Hash, (Instant, Caller)>>>,
 }
 
 impl Review {
@@ -60,7 +63,7 @@ impl Review {
             ));
         }
         let hash = digest(&SHA256, token.as_bytes());
-        let hash: [u8; 32] = hash.as_ref().try_into().unwrap_or_default();
+        let hash: Hash = hash.as_ref().try_into().unwrap_or_default();
         if let Some(caller) = self.kept(&hash, Instant::now()) {
             return Ok(caller);
         }
@@ -90,13 +93,13 @@ impl Review {
         )))
     }
 
-    fn kept(&self, hash: &[u8; 32], now: Instant) -> Option<Caller> {
+    fn kept(&self, hash: &Hash, now: Instant) -> Option<Caller> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, caller) = known.get(hash)?;
         (now.duration_since(*at) < KEEP).then(|| caller.clone())
     }
 
-    fn keep(&self, hash: [u8; 32], caller: Caller, now: Instant) {
+    fn keep(&self, hash: Hash, caller: Caller, now: Instant) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             known.retain(|_, (at, _)| now.duration_since(*at) < KEEP);

@@ -106,6 +106,11 @@ async fn populate(world: &World) {
     world
         .create_with_status(&format!("{}/pods", shop("/api/v1")), ended)
         .await;
+    guards_and_services(world).await;
+}
+
+async fn guards_and_services(world: &World) {
+    let shop = |path: &str| format!("{path}/namespaces/shop");
     let service = json!({"metadata": {"name": "cart"},
         "spec": {"selector": {"app": "cart"}, "ports": [{"name": "http", "port": 80, "targetPort": "web"}]}});
     world

@@ -138,7 +138,7 @@ impl World {
 
     /// All objects of a path, as the server writes them.
     pub async fn list(&self, path: &str) -> Vec<Value> {
-        let list: Result<Value, _> = self.client.request(http_get(path)).await.map(|text| text);
+        let list: Result<Value, _> = self.client.request(http_get(path)).await;
         let mut list = list.unwrap_or_else(|error| panic!("{path}: {error}"));
         match list["items"].take() {
             Value::Array(items) => items,

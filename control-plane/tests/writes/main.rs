@@ -38,7 +38,7 @@ impl Replica {
     fn start(cluster: &Cluster, me: &str) -> Replica {
         let shutdown = Shutdown::new();
         let status = std::sync::Arc::new(Status::new(&Registry::new()));
-        let follower = Follower::new(Mesh::default(), status);
+        let mut follower = Follower::new(Mesh::default(), status);
         let settings = writing::Settings {
             candidate: Candidate {
                 namespace: "default".into(),

@@ -139,7 +139,7 @@ pub(super) fn cors(policy: &CorsFilter) -> CorsPolicy {
         allow_credentials: policy
             .allow_credentials
             .unwrap_or_default()
-            .then(|| pack::TRUE),
+            .then_some(pack::TRUE),
         filter_enabled: Some(RuntimeFractionalPercent {
             default_value: Some(FractionalPercent {
                 numerator: 100,
