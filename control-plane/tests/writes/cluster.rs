@@ -16,6 +16,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+use crate::rights;
+
 const PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
 const TOKEN: &str = "test-token";
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -159,7 +161,7 @@ impl Cluster {
             .spawn()
             .expect("kube-apiserver starts");
         let mut cluster = Cluster {
-            client: client(port),
+            client: client(port, None),
             children: vec![etcd, server],
             bin,
             directory,
@@ -233,6 +235,14 @@ impl Cluster {
             .await;
     }
 
+    /// A client that may do what docs/kubernetes-rights.md grants, and nothing else.
+    pub async fn with_its_rights(&self) -> Client {
+        for object in [rights::role(), rights::binding()] {
+            self.apply(&object.to_string()).await;
+        }
+        client(self.port, Some("control-plane"))
+    }
+
     /// In namespace `app`, or the whole cluster for kinds of the cluster.
     pub fn api(&self, kind: &str) -> Api<DynamicObject> {
         let (group, version, plural, namespaced) = match kind {
@@ -247,6 +257,13 @@ impl Cluster {
             "HTTPRoute" => ("gateway.networking.k8s.io", "v1", "httproutes", true),
             "AuthorizationPolicy" => ("security.istio.io", "v1", "authorizationpolicies", true),
             "Event" => ("events.k8s.io", "v1", "events", true),
+            "ClusterRole" => ("rbac.authorization.k8s.io", "v1", "clusterroles", false),
+            "ClusterRoleBinding" => (
+                "rbac.authorization.k8s.io",
+                "v1",
+                "clusterrolebindings",
+                false,
+            ),
             "CustomResourceDefinition" => (
                 "apiextensions.k8s.io",
                 "v1",
@@ -328,10 +345,11 @@ impl Cluster {
 }
 
 /// The server makes its certificate at its start, so that nobody knows it.
-fn client(port: u16) -> Client {
+fn client(port: u16, user: Option<&str>) -> Client {
     let mut config = Config::new(format!("https://127.0.0.1:{port}").parse().expect("a URL"));
     config.accept_invalid_certs = true;
     config.auth_info.token = Some(TOKEN.to_owned().into());
+    config.auth_info.impersonate = user.map(str::to_owned);
     Client::try_from(config).expect("a client")
 }
 

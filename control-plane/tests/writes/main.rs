@@ -11,12 +11,13 @@ use control_plane::{
     translate::Mesh,
     writing,
 };
-use kube::core::DynamicObject;
+use kube::{Client, core::DynamicObject};
 use objects::Event;
 use runtime::{Shutdown, metrics::Registry};
 use serde_json::{Value, json};
 
 mod cluster;
+mod rights;
 
 use cluster::{Cluster, eventually};
 
@@ -35,7 +36,7 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(cluster: &Cluster, me: &str) -> Replica {
+    fn start(client: &Client, me: &str) -> Replica {
         let shutdown = Shutdown::new();
         let status = std::sync::Arc::new(Status::new(&Registry::new()));
         let mut follower = Follower::new(Mesh::default(), status);
@@ -58,7 +59,7 @@ impl Replica {
                 ..deploy::Settings::default()
             },
         };
-        let leadership = writing::start(&cluster.client, settings, follower.verdicts(), &shutdown);
+        let leadership = writing::start(client, settings, follower.verdicts(), &shutdown);
         Replica {
             follower,
             leadership,
@@ -155,9 +156,10 @@ fn waypoints_and_status_are_written_by_one_replica_and_by_the_next_when_it_dies(
         let Some(cluster) = Cluster::start().await else {
             return;
         };
+        let client = cluster.with_its_rights().await;
         let replicas = (
-            Replica::start(&cluster, "one"),
-            Replica::start(&cluster, "two"),
+            Replica::start(&client, "one"),
+            Replica::start(&client, "two"),
         );
         let (mut leader, mut other) = elect(replicas.0, replicas.1).await;
         assert!(!other.leadership.leads(), "two lead");
