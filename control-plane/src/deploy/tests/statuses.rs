@@ -137,6 +137,7 @@ fn the_time_of_a_condition_moves_with_its_status_only_and_the_generation_with_ea
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn what_keeps_a_gateway_from_working_is_said_with_the_way_out() {
     let parameters = Standing {
         fault: Some(Fault::Parameters("ConfigMap app/x is not there".into())),
