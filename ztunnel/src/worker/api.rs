@@ -1,4 +1,5 @@
 //! The border between control (tokio) and the workers (event loops that carry bytes).
+//! Long because it is the whole border, and plain types with their meanings.
 //!
 //! Control calls [`start`](super::start) once, opens a pod's sockets with [`listeners::open`](super::listeners::open),
 //! sends [`Command`]s, publishes snapshots through [`Workers::publish`](super::Workers::publish), and reads
