@@ -65,7 +65,8 @@ pub(super) fn check_removed(binary: &str) -> Result<(), ApplyError> {
 }
 
 fn kinds() -> impl Iterator<Item = (&'static str, bool)> {
-    let binaries = ["iptables-nft", "iptables-legacy"];
+    // The plain name is one of the other two, where those have names of their own.
+    let binaries = ["iptables", "iptables-nft", "iptables-legacy"];
     binaries
         .into_iter()
         .flat_map(|binary| [(binary, false), (binary, true)])
