@@ -303,20 +303,32 @@ fn a_policy_takes_texts_as_long_as_what_they_name_can_be() {
     }
 }
 
+/// An object `app/x` of the Gateway API.
+fn gateway_object(version: &str, kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: x, namespace: app}}\nspec: {spec}\n"
+    )
+}
+
+fn grpc(rule: &str) -> String {
+    gateway_object("v1", "GRPCRoute", &format!("{{rules: [{{{rule}}}]}}"))
+}
+
+fn method(method: &str) -> String {
+    grpc(&format!("matches: [{{method: {{{method}}}}}]"))
+}
+
+fn cors(cors: &str) -> String {
+    let filter = format!("{{rules: [{{filters: [{{type: CORS, cors: {{{cors}}}}}]}}]}}");
+    gateway_object("v1", "HTTPRoute", &filter)
+}
+
+fn grant(spec: &str) -> String {
+    gateway_object("v1beta1", "ReferenceGrant", spec)
+}
+
 #[test]
-fn the_kinds_and_filters_of_routes_are_checked() {
-    let object = |version: &str, kind: &str, spec: &str| {
-        format!(
-            "apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: x, namespace: app}}\nspec: {spec}\n"
-        )
-    };
-    let grpc = |rule: &str| object("v1", "GRPCRoute", &format!("{{rules: [{{{rule}}}]}}"));
-    let method = |method: &str| grpc(&format!("matches: [{{method: {{{method}}}}}]"));
-    let cors = |cors: &str| {
-        let filter = format!("{{rules: [{{filters: [{{type: CORS, cors: {{{cors}}}}}]}}]}}");
-        object("v1", "HTTPRoute", &filter)
-    };
-    let grant = |spec: &str| object("v1beta1", "ReferenceGrant", spec);
+fn good_routes_and_grants_are_taken() {
     for good in [
         grpc("backendRefs: [{name: a, port: 1, weight: 0}]"),
         method("service: a.b_c.D, method: E"),
@@ -330,6 +342,10 @@ fn the_kinds_and_filters_of_routes_are_checked() {
     ] {
         assert!(only(&good).is_ok(), "{good}: {:?}", only(&good));
     }
+}
+
+#[test]
+fn the_kinds_and_filters_of_routes_are_checked() {
     let at = |text: &str| format!("x: spec.{text}");
     for (text, message) in [
         (
@@ -394,7 +410,7 @@ fn the_kinds_and_filters_of_routes_are_checked() {
         );
     }
     let twice = "{type: CORS, cors: {}}, {type: CORS, cors: {}}";
-    let text = object(
+    let text = gateway_object(
         "v1",
         "HTTPRoute",
         &format!("{{rules: [{{filters: [{twice}]}}]}}"),
