@@ -221,5 +221,15 @@ async fn start_admin(config: &Config, common: &Common, status: &Arc<Status>) -> 
     let server = admin::Server::bind(config.admin).await?;
     tracing::info!(address = %server.address()?, "admin server");
     server.serve(router, &common.shutdown);
+    let Some(address) = config.monitoring else {
+        return Ok(());
+    };
+    // Whoever reaches this one may see how the control plane is, but not end it or change its log.
+    let router = Router::new()
+        .readiness(&common.readiness)
+        .metrics(&common.metrics);
+    let server = admin::Server::bind(address).await?;
+    tracing::info!(address = %server.address()?, "monitoring server");
+    server.serve(router, &common.shutdown);
     Ok(())
 }

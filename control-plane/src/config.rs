@@ -13,6 +13,8 @@ pub struct Config {
     pub origin: Origin,
     /// Where ADS and the CA listen (TLS).
     pub listen: SocketAddr,
+    /// Where probes and scrapers ask from elsewhere; nothing can be changed there.
+    pub monitoring: Option<SocketAddr>,
     /// Where operators ask.
     pub admin: SocketAddr,
     /// Mesh-wide facts.
@@ -83,6 +85,12 @@ impl Config {
         let mesh = mesh(s, &origin);
         Config {
             listen: s.address("XDS_LISTEN", any(15012), "address of ADS and the certificate authority (TLS)"),
+            monitoring: s.optional_parsed(
+                "MONITORING_LISTEN",
+                "an address with port",
+                "address of /healthz/ready and /metrics alone, for probes and scrapers from elsewhere",
+                |text| text.parse().ok(),
+            ),
             admin: s.address("ADMIN_LISTEN", local(15014), "address of /healthz/ready, /status, /metrics, /logging"),
             ca: ca(s),
             writing: writing(s, &mesh),

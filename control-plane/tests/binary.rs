@@ -18,6 +18,7 @@ fn command(dir: &Path) -> Command {
         .env("ROOT_CERT_FILE", dir.join("root.pem"))
         .env("XDS_LISTEN", "127.0.0.1:0")
         .env("ADMIN_LISTEN", "127.0.0.1:0")
+        .env("MONITORING_LISTEN", "127.0.0.1:0")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
@@ -31,6 +32,7 @@ struct Running {
     child: Child,
     log: Receiver<String>,
     admin: String,
+    monitoring: String,
 }
 
 impl Running {
@@ -47,12 +49,15 @@ impl Running {
             child,
             log,
             admin: String::new(),
+            monitoring: String::new(),
         };
         loop {
             let line = running.log.recv_timeout(LIMIT).expect("it serves");
+            let address = line.rsplit("address=").next().expect("a last part");
             if line.contains("admin server") {
-                let address = line.rsplit("address=").next();
-                running.admin = address.expect("a last part").to_owned();
+                running.admin = address.to_owned();
+            } else if line.contains("monitoring server") {
+                running.monitoring = address.to_owned();
             } else if line.contains("serving ADS") {
                 return running;
             }
@@ -60,18 +65,8 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.admin).expect("the admin server");
-        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-        )
-        .expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+        ask(&self.admin, "GET", path)
     }
-
     /// Asks until the status says so.
     fn wait_for(&self, text: &str) {
         let end = Instant::now() + LIMIT;
@@ -99,10 +94,40 @@ impl Running {
     }
 }
 
+fn ask(address: &str, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a server");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn from_elsewhere_one_can_look_but_not_touch() {
+    let dir = directory();
+    let running = Running::start(dir.path());
+    let asked = |method, path| ask(&running.monitoring, method, path);
+    assert!(asked("GET", "/healthz/ready").starts_with("HTTP/1.1 200"));
+    assert!(asked("GET", "/metrics").contains("causeway_translations_total"));
+    for (method, path) in [
+        ("POST", "/quitquitquit"),
+        ("POST", "/logging?level=off"),
+        ("GET", "/status"),
+    ] {
+        let answer = asked(method, path);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
     }
 }
 

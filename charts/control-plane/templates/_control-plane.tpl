@@ -29,8 +29,11 @@
 {{- define "control-plane.env" -}}
 {{ include "causeway.field" (list "POD_NAME" "metadata.name") }}
 {{ include "causeway.field" (list "POD_NAMESPACE" "metadata.namespace") }}
-- name: ADMIN_LISTEN
+# What ends it or changes its log stays on localhost.
+- name: MONITORING_LISTEN
   value: "[::]:15014"
+- name: ADMIN_LISTEN
+  value: "127.0.0.1:8080"
 - name: XDS_LISTEN
   value: "[::]:15012"
 - name: CLUSTER_ID
