@@ -10,6 +10,11 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+#[path = "charts/files.rs"]
+mod files;
+#[path = "charts/rights.rs"]
+mod rights;
+
 const CHARTS: [&str; 6] = [
     "causeway",
     "cni",
@@ -79,7 +84,7 @@ fn render(helm: &Path, chart: &str, arguments: &[&str]) -> String {
 }
 
 /// The objects of a render.
-fn objects(text: &str) -> Vec<Value> {
+fn manifests(text: &str) -> Vec<Value> {
     text.split("\n---\n")
         .map(yaml)
         .filter(|object| !object.is_null())
@@ -119,150 +124,6 @@ fn differences(old: &str, new: &str) -> String {
         .output()
         .expect("diff starts");
     String::from_utf8(out.stdout).expect("manifests are UTF-8")
-}
-
-#[test]
-fn each_chart_has_the_same_shared_template() {
-    let shared = read("charts/shared/_causeway.tpl");
-    for chart in CHARTS.iter().filter(|chart| **chart != "crds") {
-        let copy = read(format!("charts/{chart}/templates/_causeway.tpl"));
-        assert!(
-            copy == shared,
-            "charts/{chart}/templates/_causeway.tpl is not charts/shared/_causeway.tpl: copy it"
-        );
-    }
-}
-
-#[test]
-fn charts_have_the_version_of_what_they_install() {
-    let version = env!("CARGO_PKG_VERSION");
-    for chart in CHARTS {
-        let about = yaml(&read(format!("charts/{chart}/Chart.yaml")));
-        assert_eq!(about["version"], version, "{chart}");
-        assert_eq!(about["appVersion"], version, "{chart}");
-        assert_eq!(about["name"], chart);
-        for part in about["dependencies"].as_array().into_iter().flatten() {
-            assert_eq!(part["version"], version, "{chart}: {}", part["name"]);
-        }
-    }
-}
-
-/// Faults of a part of a schema: an object that is closed must say which names it takes, so that Helm's message does.
-fn closed(at: &str, schema: &Value, faults: &mut Vec<String>) {
-    if let Some(properties) = schema["properties"].as_object() {
-        let listed: BTreeSet<_> = schema["propertyNames"]["enum"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        if schema["additionalProperties"] != Value::Bool(false) {
-            faults.push(format!("{at}: takes any name"));
-        }
-        if listed != properties.keys().map(String::as_str).collect() {
-            faults.push(format!("{at}: propertyNames is not what properties has"));
-        }
-        for (name, part) in properties {
-            closed(&format!("{at}.{name}"), part, faults);
-        }
-    }
-    for part in ["items", "additionalProperties"] {
-        if schema[part].is_object() {
-            closed(&format!("{at}[]"), &schema[part], faults);
-        }
-    }
-}
-
-/// Faults of values that the schema does not describe, and the other way round.
-fn described(at: &str, values: &Value, schema: &Value, faults: &mut Vec<String>) {
-    let (Some(values), Some(properties)) = (values.as_object(), schema["properties"].as_object())
-    else {
-        return;
-    };
-    for (name, value) in values {
-        match properties.get(name) {
-            Some(part) => described(&format!("{at}.{name}"), value, part, faults),
-            None => faults.push(format!("{at}.{name}: in values.yaml, not in the schema")),
-        }
-    }
-    // Further down, not every name has a default; these two are the umbrella's.
-    let elsewhere = ["global", "enabled"];
-    if CHARTS.contains(&at) {
-        let missing = properties
-            .keys()
-            .filter(|name| !values.contains_key(*name) && !elsewhere.contains(&name.as_str()));
-        faults
-            .extend(missing.map(|name| format!("{at}.{name}: in the schema, not in values.yaml")));
-    }
-}
-
-#[test]
-fn schemas_describe_every_value_and_list_every_name() {
-    let mut faults = Vec::new();
-    for chart in CHARTS {
-        let schema: Value =
-            serde_json::from_str(&read(format!("charts/{chart}/values.schema.json")))
-                .expect("a schema is JSON");
-        let values = yaml(&read(format!("charts/{chart}/values.yaml")));
-        closed(chart, &schema, &mut faults);
-        described(chart, &values, &schema, &mut faults);
-    }
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
-}
-
-/// Words of expressions that look like metrics of ours.
-fn metrics(text: &str) -> BTreeSet<String> {
-    let prefixes = ["causeway_", "istio_", "workload_manager_"];
-    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix)))
-        .map(|word| {
-            let suffix = ["_total", "_bucket", "_sum", "_count"];
-            let base = suffix.iter().find_map(|s| word.strip_suffix(s));
-            // These end so by their own name.
-            let whole = word.ends_with("_proxy_count");
-            base.filter(|_| !whole).unwrap_or(word).to_owned()
-        })
-        .collect()
-}
-
-#[test]
-fn dashboards_and_alerts_ask_for_metrics_that_exist() {
-    let sources = [
-        "ztunnel/src/report/metrics.rs",
-        "ztunnel/src/pods.rs",
-        "ztunnel/src/control/xds.rs",
-        "ztunnel/src/control/missing.rs",
-        "waypoint/src/report/metrics.rs",
-        "control-plane/src/status.rs",
-        "control-plane/src/serve/authority.rs",
-        "cni-plugin/src/agent/admin.rs",
-    ];
-    let code: String = sources.iter().map(read).collect();
-    let mut asked = 0;
-    for chart in ["ztunnel", "cni", "control-plane"] {
-        let rules = yaml(&read(format!("charts/{chart}/rules.yaml")));
-        assert!(
-            rules["groups"][0]["rules"][0]["alert"].is_string(),
-            "{chart}"
-        );
-        let mut texts = vec![rules.to_string()];
-        for board in files(&format!("charts/{chart}/dashboards")) {
-            let board: Value = serde_json::from_str(&read(&board)).expect("a dashboard is JSON");
-            assert!(board["panels"].as_array().is_some_and(|p| p.len() > 3));
-            texts.push(board["panels"].to_string());
-        }
-        for name in texts.iter().flat_map(|text| metrics(text)) {
-            asked += 1;
-            assert!(
-                code.contains(&format!("\"{name}\"")),
-                "{chart}: {name} is no metric of ours"
-            );
-        }
-    }
-    assert!(
-        asked > 20,
-        "only {asked} names were found in the expressions"
-    );
 }
 
 #[test]
@@ -321,7 +182,7 @@ fn with_an_istiod_the_objects_have_istios_names() {
     let Some(helm) = helm() else { return };
     let istiod = "global.istiodAddress=istiod-canary.istio-system.svc:15012";
     let set = ["--set", "controlPlane.enabled=false", "--set", istiod];
-    let rendered = objects(&render(&helm, "causeway", &set));
+    let rendered = manifests(&render(&helm, "causeway", &set));
     let names: BTreeSet<String> = rendered
         .iter()
         .filter(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null())
@@ -363,7 +224,7 @@ fn a_variable_of_the_user_wins_and_stands_there_once() {
         "--set",
         "env.WORKER_SPIN=50us",
     ];
-    let rendered = objects(&render(&helm, "ztunnel", &set));
+    let rendered = manifests(&render(&helm, "ztunnel", &set));
     let set = rendered.iter().find(|object| object["kind"] == "DaemonSet");
     let env = &set.expect("a DaemonSet")["spec"]["template"]["spec"]["containers"][0]["env"];
     let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -377,58 +238,4 @@ fn a_variable_of_the_user_wins_and_stands_there_once() {
     assert_eq!(values["SAME_NODE"], ["tunnel"]);
     assert_eq!(values["WORKER_SPIN"], ["50us"]);
     assert!(values.values().all(|v| v.len() == 1), "{values:?}");
-}
-
-/// Names of variables that containers of this image get.
-fn variables(rendered: &[Value], image: &str) -> BTreeSet<String> {
-    // The job of the CNI chart runs another command of that image.
-    let lasting = rendered.iter().filter(|object| object["kind"] != "Job");
-    let pods = lasting.map(|object| &object["spec"]["template"]["spec"]);
-    let containers = pods.flat_map(|pod| pod["containers"].as_array().into_iter().flatten());
-    let ours = containers.filter(|c| {
-        let name = c["image"].as_str().unwrap_or_default();
-        name.contains(&format!("/{image}:"))
-    });
-    let env = ours.flat_map(|c| c["env"].as_array().into_iter().flatten());
-    env.map(|v| v["name"].as_str().expect("a name").to_owned())
-        .collect()
-}
-
-#[test]
-fn what_the_charts_set_are_settings_that_exist() {
-    let Some(helm) = helm() else { return };
-    let page = read("docs/configuration.md");
-    let mut rendered = objects(&render(
-        &helm,
-        "causeway",
-        &["--set", "global.trustDomain=t,global.network=n"],
-    ));
-    rendered.extend(objects(&render(&helm, "waypoint", &[])));
-    let config = rendered
-        .iter()
-        .find(|object| object["metadata"]["name"] == "istio-cni-config");
-    let mut faults = Vec::new();
-    for (image, section) in [("ztunnel", "ztunnel"), ("waypoint", "waypoint")] {
-        let after = page
-            .split(&format!("\n## {section}\n"))
-            .nth(1)
-            .expect(section);
-        let known = after.split("\n## ").next().expect("a section");
-        let mut names = variables(&rendered, image);
-        assert!(names.len() > 2, "{image}: {names:?}");
-        if image == "cni" {
-            let map = config.expect("the agent's ConfigMap")["data"].as_object();
-            names.extend(map.expect("its settings").keys().cloned());
-        }
-        let strange = names.iter().filter(|name| {
-            let free = name.starts_with("ISTIO_META_") && known.contains("`ISTIO_META_*`");
-            !free && !known.contains(&format!("`{name}`"))
-        });
-        faults.extend(strange.map(|name| format!("{image}: {name}")));
-    }
-    assert!(
-        faults.is_empty(),
-        "not in docs/configuration.md:\n{}",
-        faults.join("\n")
-    );
 }

@@ -248,6 +248,29 @@ fn a_plugin_that_needs_the_nodes_c_library_is_refused() {
 }
 
 #[test]
+fn a_binary_of_another_architecture_is_refused() {
+    if !tools() {
+        return;
+    }
+    let other = if cfg!(target_arch = "aarch64") {
+        "amd64"
+    } else {
+        "arm64"
+    };
+    let out = tempfile::tempdir().expect("a directory");
+    let path = out.path().to_str().expect("UTF-8");
+    let bin = bin_directory();
+    let bin = bin.to_str().expect("UTF-8");
+    let done = image(&["pack", "cli", "--arch", other, "--bin", bin, "--out", path]);
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success());
+    assert!(
+        text.contains("build it for the architecture that is packed"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_changed_archive_does_not_pass_the_check() {
     if !tools() {
         return;
