@@ -117,6 +117,7 @@ fn dashboards_and_alerts_ask_for_metrics_that_exist() {
         "ztunnel/src/pods.rs",
         "ztunnel/src/control/xds.rs",
         "ztunnel/src/control/missing.rs",
+        "ztunnel/src/control/dns/metrics.rs",
         "waypoint/src/report/metrics.rs",
         "control-plane/src/status.rs",
         "control-plane/src/serve/authority.rs",

@@ -36,7 +36,11 @@ fn what_the_charts_set_are_settings_that_exist() {
         .iter()
         .find(|object| object["metadata"]["name"] == "istio-cni-config");
     let mut faults = Vec::new();
-    for (image, section) in [("ztunnel", "ztunnel"), ("waypoint", "waypoint")] {
+    for (image, section) in [
+        ("ztunnel", "ztunnel"),
+        ("waypoint", "waypoint"),
+        ("cni", "cni-agent"),
+    ] {
         let after = page
             .split(&format!("\n## {section}\n"))
             .nth(1)
@@ -130,8 +134,9 @@ fn what_the_control_plane_needs_is_granted() {
     for line in page.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let (group, verbs) = (cells[1], quoted(cells[3]));
-        // A name that the right is limited to stands behind "only".
-        let resources = quoted(cells[2].split(", only").next().unwrap_or_default());
+        // A name that the right is limited to stands behind "only" or "by name".
+        let whole = cells[2].split(", by name").next().unwrap_or_default();
+        let resources = quoted(whole.split(", only").next().unwrap_or_default());
         if verbs.is_empty() || resources.is_empty() {
             continue;
         }
