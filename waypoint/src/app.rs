@@ -14,17 +14,18 @@ use crate::upstream::dial::{Certificates, Dialer, Peers};
 use anyhow::Context;
 use identity::Store;
 use identity::ca::CaClient;
-use identity::store::Priority;
+use identity::store::{Change, Priority};
 use runtime::admin::{Common, Router, Server};
 use runtime::exit::Exit;
 use runtime::logs::Logs;
 use runtime::metrics::Registry;
 use runtime::{Readiness, Shutdown};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use xds::trouble::{Tell, Trouble};
 
 /// How often idle connections are let go of.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -104,19 +105,40 @@ pub async fn run(mut settings: Waypoint, logs: &Logs) -> anyhow::Result<Exit> {
 fn certificates(settings: &Waypoint, shutdown: &Shutdown) -> anyhow::Result<(Certificates, Store)> {
     let channel = identity::grpc::channel(settings.ca.clone()).context("CA_ADDRESS")?;
     let client = CaClient::new(channel, settings.certificates);
-    let (store, driver) = Store::new(Arc::new(client), |change| match change {
-        identity::store::Change::Issued(certificate) => {
-            tracing::info!(identity = %certificate.identity(), serial = certificate.serial(), "certificate issued");
-        }
-        identity::store::Change::Failed { identity, reason } => {
-            tracing::warn!(%identity, %reason, "no certificate")
-        }
+    let trouble = Mutex::new(Trouble::default());
+    let (store, driver) = Store::new(Arc::new(client), move |change| {
+        tell(
+            &change,
+            &mut trouble.lock().unwrap_or_else(PoisonError::into_inner),
+        );
     });
     let stop = shutdown.clone();
     drop(shutdown.spawn_aside(async move { driver.run(stop.forced()).await }));
     store.prefetch(&settings.own.identity);
     let (held, identity) = (store.clone(), settings.own.identity.clone());
     Ok((Arc::new(move || held.current(&identity)), store))
+}
+
+/// An authority that is away is told of once, and remembered now and then.
+fn tell(change: &Change, trouble: &mut Trouble) {
+    match change {
+        Change::Issued(certificate) => {
+            trouble.over();
+            tracing::info!(identity = %certificate.identity(), serial = certificate.serial(), "certificate issued");
+        }
+        Change::Failed { identity, reason } => {
+            let why = reason.to_string();
+            match trouble.failed(&why, Instant::now()) {
+                Tell::New => {
+                    tracing::warn!(%identity, reason = why, "no certificate, will try again")
+                }
+                Tell::Still(failed) => {
+                    tracing::warn!(%identity, reason = why, "still no certificate after {failed} attempts");
+                }
+                Tell::Nothing => tracing::debug!(%identity, reason = why, "no certificate"),
+            }
+        }
+    }
 }
 
 fn proxy(

@@ -57,7 +57,7 @@ fn proxy() -> Exit {
         }
     };
     let exit = run(config, &logs).unwrap_or_else(|error| {
-        tracing::error!("{error:#}");
+        tracing::error!("{}", runtime::exit::explain(&*error));
         Exit::Failed
     });
     logs.flush();

@@ -56,7 +56,8 @@ pub fn explain(status: &tonic::Status) -> String {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         let line = error.to_string();
-        if !text.contains(&line) {
+        // The transport's own word for any of its causes says nothing.
+        if line != "transport error" && !text.contains(&line) {
             text.push_str(": ");
             text.push_str(&line);
         }

@@ -14,6 +14,22 @@ pub enum Exit {
     AlreadyRunning,
 }
 
+/// An error with its causes as one line, each reason once: many an error's text ends with that of its cause.
+#[must_use]
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = error.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(match exit {
@@ -22,5 +38,32 @@ impl From<Exit> for ExitCode {
             Exit::BadSettings => 2,
             Exit::AlreadyRunning => 3,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{name}: {source}")]
+    struct Repeats {
+        name: &'static str,
+        source: std::io::Error,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("CA_DIR")]
+    struct Around(#[source] Repeats);
+
+    #[test]
+    fn each_reason_is_said_once() {
+        let source = std::io::Error::from_raw_os_error(30);
+        let error = Around(Repeats {
+            name: "/ca",
+            source,
+        });
+        let want = "CA_DIR: /ca: Read-only file system (os error 30)";
+        assert_eq!(explain(&error), want);
     }
 }

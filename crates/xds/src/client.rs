@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 use crate::Handler;
 use crate::backoff::Backoff;
 use crate::machine::{Machine, Subscription};
+use crate::trouble::{Tell, Trouble};
 
 /// A whole mesh in one push; upstream's limit.
 const LARGEST_MESSAGE: usize = 200 << 20;
@@ -140,6 +141,7 @@ pub struct Client {
     handler: Box<dyn Handler>,
     commands: mpsc::UnboundedReceiver<Command>,
     synced: watch::Sender<BTreeSet<String>>,
+    trouble: Trouble,
 }
 
 /// The requests of one stream.
@@ -157,6 +159,7 @@ impl Client {
             handler,
             commands,
             synced,
+            trouble: Trouble::default(),
         };
         (
             client,
@@ -195,7 +198,7 @@ impl Client {
             };
             let reason = match opened {
                 None => Termination::Complete,
-                Some(Err(status)) => refused_stream(&status),
+                Some(Err(status)) => self.refused_stream(&status),
                 Some(Ok(stream)) => {
                     self.serve(stream.into_inner(), &requests, &stop, &mut backoff)
                         .await
@@ -206,6 +209,21 @@ impl Client {
                 return;
             }
         }
+    }
+
+    /// No stream came about. A control plane that is away is told of once, and remembered now and then.
+    fn refused_stream(&mut self, status: &Status) -> Termination {
+        let why = proto::explain(status);
+        match self.trouble.failed(&why, Instant::now()) {
+            Tell::New => tracing::warn!("cannot reach the control plane, will try again: {why}"),
+            Tell::Still(failed) => {
+                tracing::warn!(
+                    "still cannot reach the control plane after {failed} attempts: {why}"
+                );
+            }
+            Tell::Nothing => tracing::debug!("cannot reach the control plane: {why}"),
+        }
+        Termination::ConnectionError
     }
 
     /// Queues the first request of each type.
@@ -226,7 +244,12 @@ impl Client {
         backoff: &mut Backoff,
     ) -> Termination {
         self.observer.connected(true);
-        tracing::info!("connected to the control plane");
+        match self.trouble.over() {
+            0 => tracing::info!("connected to the control plane"),
+            failed => {
+                tracing::info!("connected to the control plane after {failed} failed attempts")
+            }
+        }
         let reason = loop {
             tokio::select! {
                 () = stop.cancelled() => break Termination::Complete,
@@ -313,11 +336,6 @@ impl Client {
             send(requests, &self.node, request, first);
         }
     }
-}
-
-fn refused_stream(status: &Status) -> Termination {
-    tracing::warn!("cannot reach the control plane: {}", proto::explain(status));
-    Termination::ConnectionError
 }
 
 /// Queues a request. If the stream is gone, its end is seen by the reader.

@@ -3,7 +3,8 @@
 //! model.
 //!
 //! * [`machine`]: the client's protocol, pure, one per type. * [`client`]: the stream that drives it.
-//! * [`server`]: pushes views to subscribers. * [`backoff`]: waits between attempts.
+//! * [`server`]: pushes views to subscribers. * [`backoff`]: waits between attempts. * [`trouble`]: which
+//!   failures are told.
 //!
 //! A resource is a type URL, a name, a version and bytes; only [`wds`] looks into the bytes.
 
@@ -11,6 +12,7 @@ pub mod backoff;
 pub mod client;
 pub mod machine;
 pub mod server;
+pub mod trouble;
 pub mod wds;
 
 /// One change of one resource, in the order in which it is to be applied.
