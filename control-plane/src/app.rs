@@ -73,7 +73,7 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         client,
     } = origin;
     if let Some(path) = &config.ca.root_file {
-        root::publish(&issuers.borrow(), path)?;
+        root::publish(&issuers.borrow(), path).context("ROOT_CERT_FILE")?;
     }
     let mut follower = Follower::new(config.mesh.clone(), status);
     // Nobody is served before the first list is in: an empty mesh would take everything away.
@@ -108,7 +108,7 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         authority: Authority::new(issuers.clone(), grants, follower.views(), &metrics),
         tls: ServerTls::new(issuers, config.ca.server_names.clone())?,
     };
-    let listener = serve::bind(config.listen).await?;
+    let listener = serve::bind(config.listen).await.context("XDS_LISTEN")?;
     let address = listener.local_addr()?;
     serve::serve(listener, parts, &shutdown);
     drop(starting);
@@ -141,11 +141,9 @@ async fn open(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Opened> {
         .clone()
         .map(|path| Tokens::File(Arc::new(path)));
     let from_files = |directory: &Path| -> anyhow::Result<Issuers> {
-        Ok(ca::fixed(Arc::new(root::open(
-            directory,
-            trust_domain,
-            now,
-        )?)))
+        let opened = root::open(directory, trust_domain, now);
+        let issuer = opened.context("CA_DIR (the first start writes a new authority there)")?;
+        Ok(ca::fixed(Arc::new(issuer)))
     };
     match &config.origin {
         Origin::Directory(manifests) => {
@@ -218,7 +216,8 @@ async fn start_admin(config: &Config, common: &Common, status: &Arc<Status>) -> 
         let body = status.to_json();
         async move { admin::json_response(body) }
     });
-    let server = admin::Server::bind(config.admin).await?;
+    let server = admin::Server::bind(config.admin).await;
+    let server = server.context("ADMIN_LISTEN")?;
     tracing::info!(address = %server.address()?, "admin server");
     server.serve(router, &common.shutdown);
     let Some(address) = config.monitoring else {

@@ -167,14 +167,16 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
         "istio-system",
         "namespace of the control plane, where the Secret of its authority is",
     );
-    let names = s.optional(
+    let names = s.optional_parsed(
         "SERVER_NAMES",
-        "DNS names and addresses in the server's certificate, comma separated; default: those of Service `istiod` in \
-         POD_NAMESPACE, and localhost",
+        "DNS names and addresses, comma separated",
+        "what the server's certificate is for; default: the names of Service `istiod` in POD_NAMESPACE, and localhost",
+        server_names,
     );
     let names = names.unwrap_or_else(|| {
         let service = format!("istiod.{namespace}");
-        format!("{service}.svc,{service}.svc.cluster.local,{service},{LOCAL_NAMES}")
+        let all = format!("{service}.svc,{service}.svc.cluster.local,{service},{LOCAL_NAMES}");
+        all.split(',').map(str::to_owned).collect()
     });
     let max_ttl = s.duration(
         "MAX_WORKLOAD_CERT_TTL",
@@ -214,7 +216,7 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
         audiences: words(&audiences),
         namespace,
         root_file: s.optional_path("ROOT_CERT_FILE", "file to write the root certificates to, for clients"),
-        server_names: words(&names),
+        server_names: names,
         default_ttl: s.duration("DEFAULT_WORKLOAD_CERT_TTL", DAY, "life of certificates when the request names none"),
         max_ttl,
         node_accounts: node_accounts.unwrap_or_else(|| vec![("istio-system".into(), "ztunnel".into())]),
@@ -328,6 +330,17 @@ fn rand_suffix() -> u32 {
     u32::try_from(RandomState::new().hash_one(std::process::id()) >> 32).unwrap_or_default()
 }
 
+/// At least one, and each of them what a certificate can be for.
+fn server_names(text: &str) -> Option<Vec<String>> {
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    let right = |name: &String| rustls::pki_types::ServerName::try_from(name.as_str()).is_ok();
+    (!names.is_empty() && names.iter().all(right)).then_some(names)
+}
+
 fn any(port: u16) -> SocketAddr {
     (std::net::Ipv4Addr::UNSPECIFIED, port).into()
 }
@@ -344,6 +357,7 @@ mod tests {
     fn every_fault_is_reported_at_once() {
         let pairs = [
             ("XDS_LISTEN", "nowhere"),
+            ("SERVER_NAMES", "istiod.istio-system.svc,not a name"),
             ("TRUST_DOMAIN", "a/b"),
             ("CA_TRUSTED_NODE_ACCOUNTS", "ztunnel"),
         ];

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use control_plane::{app, config::Config};
 use runtime::{Settings, exit::Exit, logs};
 
@@ -11,16 +11,31 @@ use runtime::{Settings, exit::Exit, logs};
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Print every setting with its default and meaning, and end.
     #[arg(long)]
     settings: bool,
 }
 
+/// What to do instead of running.
+#[derive(Subcommand)]
+enum Command {
+    /// Print every setting with its default and meaning, and end.
+    Settings,
+    /// Print what this build is, and end.
+    Version,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Version) = arguments.command {
+        say(concat!("control-plane ", env!("CARGO_PKG_VERSION"), "\n"));
+        return Exit::Clean.into();
+    }
     let mut settings = Settings::from_process();
     let config = Config::read(&mut settings);
-    if arguments.settings {
+    if arguments.settings || matches!(arguments.command, Some(Command::Settings)) {
         say(&runtime::settings::table(settings.rows()));
         return Exit::Clean.into();
     }
@@ -44,7 +59,7 @@ fn main() -> ExitCode {
     let exit = match ended {
         Ok(()) => Exit::Clean,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", runtime::exit::explain(&*error));
             Exit::Failed
         }
     };
