@@ -130,11 +130,6 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Where this cluster keeps its logs.
-    pub fn logs(&self) -> PathBuf {
-        self.directory.join("log")
-    }
-
     fn script_command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("bash");
         command.arg(scripts().join(name)).args(arguments);

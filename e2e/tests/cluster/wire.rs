@@ -31,8 +31,6 @@ pub struct Seen {
     pub tls: u64,
     /// All.
     pub frames: u64,
-    /// Interfaces that were looked at.
-    pub interfaces: usize,
 }
 
 /// Looks while `act` acts.
@@ -47,10 +45,7 @@ pub fn looked_at(bed: &Bed, act: impl FnOnce() -> Result<()>) -> Result<Seen> {
     }
     let acted = act();
     stop.store(true, Ordering::SeqCst);
-    let mut seen = Seen {
-        interfaces: taps.len(),
-        ..Seen::default()
-    };
+    let mut seen = Seen::default();
     for tap in taps {
         let one = tap.join().map_err(|_| anyhow!("a tap died"))??;
         seen.plain += one.plain;
