@@ -26,8 +26,8 @@ pub fn run(port: &str) -> Result<(), Box<dyn Error>> {
 
 fn answer(mut connection: TcpStream, body: &str) -> std::io::Result<()> {
     connection.set_nodelay(true)?;
-    let mut requests = BufReader::new(connection.try_clone()?).lines();
-    while let Some(line) = requests.next() {
+    let requests = BufReader::new(connection.try_clone()?).lines();
+    for line in requests {
         if line?.is_empty() {
             write!(
                 connection,
