@@ -101,7 +101,11 @@ fn granted(rendered: &[Value]) -> BTreeSet<String> {
 /// The resource of a kind, as the API server calls it.
 fn plural(kind: &str) -> String {
     let kind = kind.to_lowercase();
-    match (kind.strip_suffix('y'), kind.ends_with('s')) {
+    let consonant = |stem: &&str| !stem.ends_with(['a', 'e', 'o', 'u']);
+    match (
+        kind.strip_suffix('y').filter(consonant),
+        kind.ends_with('s'),
+    ) {
         (Some(stem), _) => format!("{stem}ies"),
         (None, true) => format!("{kind}es"),
         (None, false) => format!("{kind}s"),

@@ -1,5 +1,5 @@
 //! Tables of what a subscriber is sent. (Against the client's half: `tests/pair.rs`; over a stream:
-//! `tests/stream.rs`.)
+//! `tests/stream.rs`.) Long because each rule of the protocol has its own case here.
 
 use proto::discovery::Status as Detail;
 use proto::type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE};
