@@ -205,19 +205,6 @@ pub fn set_linger_reset(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
-/// Bounds what the kernel holds of a connection, `bytes` in each direction, instead of letting it grow with the traffic
-/// (to megabytes). For connections to a peer on this machine: over a distance, so little in flight would be slow. At most
-/// `net.core.rmem_max` and `wmem_max` are granted.
-///
-/// # Errors
-/// When the descriptor is not a socket.
-pub fn set_buffers(socket: impl AsFd, bytes: usize) -> io::Result<()> {
-    let socket = SockRef::from(&socket);
-    // The kernel doubles it and counts its own structures in: of large segments they are a tenth.
-    socket.set_recv_buffer_size(bytes / 2)?;
-    socket.set_send_buffer_size(bytes / 2)
-}
-
 /// Bytes that were written and that the peer's kernel has not acknowledged (SIOCOUTQ); our FIN counts as one. While there
 /// are any, closing the socket can lose them: whatever the peer sends then makes the kernel drop its queue.
 ///

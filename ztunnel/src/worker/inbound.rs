@@ -278,12 +278,6 @@ impl<I: Io> Worker<I> {
         match self.dial(pod, destination, from, io) {
             Err(fault) => self.app_failed(key, &fault, io),
             Ok(socket) => {
-                if matches!(
-                    self.links.get(key).map(|link| &link.far),
-                    Some(Far::Stream { .. })
-                ) {
-                    io.bound(&socket);
-                }
                 if let Err(fault) = io.register(
                     &socket,
                     Token {

@@ -29,8 +29,6 @@ pub(super) trait Io {
         destination: SocketAddr,
         source: Option<IpAddr>,
     ) -> io::Result<Self::Socket>;
-    /// Bounds what the kernel holds of a socket whose other end is on this node.
-    fn bound(&mut self, socket: &Self::Socket);
     /// The pending error of the socket, which is cleared.
     fn take_error(&mut self, socket: &Self::Socket) -> Option<io::Error>;
     /// From now on events of this socket come under `token`.

@@ -184,7 +184,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// Sends CONNECT for a link.
-    pub(super) fn open_stream(&mut self, key: Key, on: Key, io: &mut I) {
+    pub(super) fn open_stream(&mut self, key: Key, on: Key) {
         let Some(link) = self.links.get(key) else {
             return;
         };
@@ -225,9 +225,6 @@ impl<I: Io> Worker<I> {
             link.member = member;
             link.phase = Phase::Connect;
             link.far = Far::Stream { tunnel: on, stream };
-            if let Some(socket) = &link.near.socket {
-                io.bound(socket);
-            }
         }
         if self.links.get(key).is_some_and(|link| link.facts.is_none()) {
             self.announce_outbound(key, request.traceparent);

@@ -47,7 +47,7 @@ impl<I: Io> Worker<I> {
             return;
         };
         if tunnel_state.phase == tunnel::Phase::Open {
-            return self.open_stream(key, tunnel, io);
+            return self.open_stream(key, tunnel);
         }
         tunnel_state.waiting.push(key);
         if let Some(link) = self.links.get_mut(key) {

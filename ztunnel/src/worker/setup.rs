@@ -319,7 +319,7 @@ impl<I: Io> Worker<I> {
             self.count_tunnel(key, io)?;
         }
         for link in waiting {
-            self.open_stream(link, key, io);
+            self.open_stream(link, key);
         }
         if self.draining.is_some() {
             self.drain_tunnel(key);

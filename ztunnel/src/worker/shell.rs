@@ -31,9 +31,6 @@ const NOTICE_RETRY: Duration = Duration::from_millis(5);
 const NOTICE_BATCH: Duration = Duration::from_millis(5);
 /// So many wait for nobody.
 const NOTICES_WAITING: usize = 256;
-/// What the kernel may hold in each direction of a connection between us and an application, bytes. Twice that and a
-/// stream's window is what a stalled reader makes us hold, under 1 MiB: left alone, the kernel goes to tens of megabytes.
-const APPLICATION_BUFFERS: usize = 352 << 10;
 /// How long a worker that ends tries to hand over its last notices.
 const LAST_NOTICES: Duration = Duration::from_secs(1);
 
@@ -321,11 +318,6 @@ impl Io for Sockets {
                 dialled => dialled,
             })?;
         dialled.map(TcpStream::from_std)
-    }
-
-    fn bound(&mut self, socket: &TcpStream) {
-        // Without it everything works, and more is held.
-        let _ = socket::set_buffers(socket, APPLICATION_BUFFERS);
     }
 
     fn take_error(&mut self, socket: &TcpStream) -> Option<io::Error> {

@@ -215,25 +215,3 @@ fn two_udp_sockets_share_a_port_if_both_want_to_and_a_connected_one_hears_its_pe
     let length = client.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"peer");
 }
-
-#[test]
-fn what_waits_for_a_reader_that_stalls_is_bounded() {
-    const BYTES: usize = 100 << 10;
-    let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
-    let mut client = dial(listener.local_addr().unwrap(), &ConnectOptions::default());
-    set_buffers(&client, BYTES).unwrap();
-    let (stalled, _) = accept(&listener);
-    set_buffers(&stalled, BYTES).unwrap();
-    client.set_nonblocking(true).unwrap();
-    let mut held = 0;
-    // Over the loopback what is written has arrived, or been refused, when the call returns.
-    let full = loop {
-        match client.write(&[7; 16 << 10]) {
-            Ok(n) if held < 100 << 20 => held += n,
-            Ok(_) => panic!("it takes everything"),
-            Err(e) => break e,
-        }
-    };
-    assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
-    assert!(held <= 3 * BYTES, "{held} bytes");
-}

@@ -218,18 +218,3 @@ fn a_quiet_connection_holds_less_than_a_kibibyte_on_both_sides_together() {
         assert!(links >= 2 * count);
     }
 }
-
-#[test]
-fn what_the_kernel_may_hold_for_an_application_is_bounded() {
-    let mut pair = Pair::started_at(1, TWO_NODES, |_| {});
-    let (client, server) = connected(&mut pair);
-    for end in [client, server] {
-        assert!(pair.net.borrow().is_bounded_to(end));
-    }
-    // A copy from socket to socket has no window between them, and pays for smaller reads.
-    let mut near = Pair::started_at(1, ONE_NODE, |_| {});
-    let (client, server) = connected(&mut near);
-    for end in [client, server] {
-        assert!(!near.net.borrow().is_bounded_to(end));
-    }
-}

@@ -49,8 +49,6 @@ struct End {
     vanished: bool,
     /// Everything that was ever written here.
     written: usize,
-    /// Its buffers were bounded.
-    bounded: bool,
 }
 
 #[derive(Default)]
@@ -189,7 +187,6 @@ impl Net {
             connected: listening && !silent,
             vanished: false,
             written: 0,
-            bounded: false,
         };
         let peer_owner = self
             .listeners
@@ -225,11 +222,6 @@ impl Net {
     /// The test's own accept.
     pub(super) fn accept(&mut self, at: SocketAddr) -> Option<Sock> {
         self.listeners.get_mut(&at)?.backlog.pop_front().map(Sock)
-    }
-
-    /// Whether the worker bounded its end of the connection to `sock`.
-    pub(super) fn is_bounded_to(&self, sock: Sock) -> bool {
-        self.ends[self.ends[sock.0].peer].bounded
     }
 
     pub(super) fn remote(&self, sock: Sock) -> SocketAddr {
@@ -479,10 +471,6 @@ impl Io for SimIo {
         let from = source.unwrap_or(IpAddr::from([10, 0, 0, 1]));
         let owner = self.owner;
         self.call(|net| net.connect(owner, from, destination, None))
-    }
-
-    fn bound(&mut self, socket: &Sock) {
-        self.call(|net| net.ends[socket.0].bounded = true);
     }
 
     fn take_error(&mut self, socket: &Sock) -> Option<io::Error> {
