@@ -39,8 +39,15 @@ pub fn run(mode: &str, url: &str, (seconds, callers): (&str, &str)) -> Result<()
     let authority = url
         .strip_prefix("http://")
         .ok_or("the URL begins with http://")?
-        .trim_end_matches('/')
-        .to_owned();
+        .trim_end_matches('/');
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let authority = if has_port {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
     let end = Instant::now() + Duration::from_secs(seconds.parse()?);
     let callers: Vec<_> = (0..callers.parse::<usize>()?)
         .map(|_| {
