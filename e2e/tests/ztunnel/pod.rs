@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use testkit::echo::{self, Behaviour};
 use testkit::mesh::{LIMIT, Mesh, local};
-use testkit::process::Process;
+use testkit::{process::Process, wait};
 
 /// NET_ADMIN, NET_RAW and SYS_ADMIN, as `/proc/<pid>/status` writes them.
 const CAPABILITIES: &str = "0000000000203000";
@@ -62,8 +62,12 @@ fn what_the_daemonset_grants_is_enough_to_serve_and_to_hand_over() -> Result<()>
         Ok(())
     };
     call()?;
-    let through = mesh.nodes[0].metric("istio_tcp_connections_opened_total", &["mutual_tls"])?;
-    ensure!(through > 0.0, "the call did not pass the mesh");
+    wait::until("the call passed the mesh", LIMIT, || {
+        let name = "istio_tcp_connections_opened_total";
+        let through = mesh.nodes[0].metric(name, &["mutual_tls"])?;
+        ensure!(through > 0.0, "{through} connections");
+        Ok(())
+    })?;
     let ports = [
         ("ADMIN_PORT", "16000"),
         ("STATS_PORT", "16020"),

@@ -165,8 +165,11 @@ fn switched_off_it_is_a_tunnel() -> Result<()> {
         "it took the short way"
     );
     let labels = ["connection_security_policy=\"mutual_tls\""];
-    ensure!(node.mesh.nodes[0].metric("istio_tcp_connections_opened_total", &labels)? >= 2.0);
-    Ok(())
+    wait::until("both sides are counted", LIMIT, || {
+        let opened = node.mesh.nodes[0].metric("istio_tcp_connections_opened_total", &labels)?;
+        ensure!(opened >= 2.0, "{opened}");
+        Ok(())
+    })
 }
 
 #[test]
