@@ -118,15 +118,23 @@ mod tests {
     use super::*;
     use std::sync::{Condvar, Mutex};
 
-    type Gate = Arc<(Mutex<bool>, Condvar)>;
+    /// How far the sink is: `true` once a write has come, and whether it may go on.
+    #[derive(Default)]
+    struct Gate {
+        entered: bool,
+        open: bool,
+    }
+    type Gates = Arc<(Mutex<Gate>, Condvar)>;
 
     /// A sink that blocks until the gate opens.
-    struct Gated(Gate, Arc<Mutex<Vec<u8>>>);
+    struct Gated(Gates, Arc<Mutex<Vec<u8>>>);
     impl Write for Gated {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let mut open = self.0.0.lock().unwrap();
-            while !*open {
-                open = self.0.1.wait(open).unwrap();
+            let mut gate = self.0.0.lock().unwrap();
+            gate.entered = true;
+            self.0.1.notify_all();
+            while !gate.open {
+                gate = self.0.1.wait(gate).unwrap();
             }
             self.1.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -138,20 +146,25 @@ mod tests {
 
     #[test]
     fn a_blocked_sink_drops_and_counts_lines_and_never_blocks_the_caller() {
-        let (gate, written) = (Gate::default(), Arc::new(Mutex::new(Vec::new())));
-        let sink = Gated(gate.clone(), written.clone());
-        let writer = Writer::with_capacity(sink, 4).unwrap();
+        let (gates, written) = (Gates::default(), Arc::new(Mutex::new(Vec::new())));
+        let writer = Writer::with_capacity(Gated(gates.clone(), written.clone()), 4).unwrap();
+        writer.write("line\n");
+        let mut gate = gates.0.lock().unwrap();
+        while !gate.entered {
+            gate = gates.1.wait(gate).unwrap();
+        }
+        // From here on nothing is taken from the queue.
+        drop(gate);
         for _ in 0..100 {
             writer.write("line\n");
         }
-        assert!(writer.dropped() >= 95, "{} dropped", writer.dropped());
-        *gate.0.lock().unwrap() = true;
-        gate.1.notify_all();
-        let kept = 100 - writer.dropped();
-        while written.lock().unwrap().len() as u64 != kept * 5 {
+        assert_eq!(writer.dropped(), 96);
+        gates.0.lock().unwrap().open = true;
+        gates.1.notify_all();
+        while written.lock().unwrap().len() != 5 * 5 {
             std::thread::yield_now();
         }
         writer.flush(Duration::from_secs(60));
-        assert_eq!(writer.dropped(), 100 - kept);
+        assert_eq!(writer.dropped(), 96);
     }
 }
