@@ -130,18 +130,62 @@ impl Default for ConnectOptions {
 /// family); a refused connection usually shows later.
 pub fn connect_tcp(destination: SocketAddr, options: &ConnectOptions) -> io::Result<TcpStream> {
     let destination = unmapped(destination);
+    match options.source.map(unmapped) {
+        None => dial(new_tcp(destination)?, destination, options),
+        Some(source) if source.port() != 0 => {
+            let socket = new_tcp(destination)?;
+            set_transparent(&socket, destination)?;
+            dial_from(socket, destination, source, options)
+        }
+        Some(source) => dial_from_any_port(destination, source, options),
+    }
+}
+
+/// An odd port, which clients of Linux take last (their `connect` prefers even ones): a connection of that very address which
+/// reaches the destination without us would else be taken for ours once both have chosen the same port, and hang. When the
+/// odd ports are used up, any.
+fn dial_from_any_port(
+    destination: SocketAddr,
+    source: SocketAddr,
+    options: &ConnectOptions,
+) -> io::Result<TcpStream> {
     let socket = new_tcp(destination)?;
+    set_transparent(&socket, destination)?;
+    // `bind` prefers odd ports. With it, ports in use for other destinations count as free.
+    socket.set_reuse_address(true)?;
+    match dial_from(socket, destination, source, options) {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE)
+            ) => {}
+        done => return done,
+    }
+    let socket = new_tcp(destination)?;
+    set_transparent(&socket, destination)?;
+    // The port is chosen with the whole connection in view: ports do not run out at 28,000 connections from one address.
+    // Without it, everything works as before.
+    let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
+    dial_from(socket, destination, source, options)
+}
+
+fn dial_from(
+    socket: Socket,
+    destination: SocketAddr,
+    source: SocketAddr,
+    options: &ConnectOptions,
+) -> io::Result<TcpStream> {
+    socket.bind(&SockAddr::from(source))?;
+    dial(socket, destination, options)
+}
+
+fn dial(
+    socket: Socket,
+    destination: SocketAddr,
+    options: &ConnectOptions,
+) -> io::Result<TcpStream> {
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
-    }
-    if let Some(source) = options.source.map(unmapped) {
-        set_transparent(&socket, destination)?;
-        if source.port() == 0 {
-            // The port is chosen with the whole connection in view: no search for one that nobody has, and ports do not
-            // run out at 28,000 connections from one address. Without it, everything works as before.
-            let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
-        }
-        socket.bind(&SockAddr::from(source))?;
     }
     if let Some(keepalive) = options.keepalive {
         socket.set_tcp_keepalive(&keepalive.as_params())?;

@@ -132,6 +132,33 @@ fn a_dial_keeps_a_source_address_that_is_not_ours() {
 }
 
 #[test]
+fn a_foreign_source_gets_an_odd_port_while_there_are_some_and_then_any() {
+    if !root("a spoofed source") {
+        return;
+    }
+    let netns = pod();
+    run_in(&netns, "ip -4 route add local 192.0.2.7/32 dev lo");
+    let options = ConnectOptions {
+        source: Some("192.0.2.7:0".parse().unwrap()),
+        ..Default::default()
+    };
+    netns
+        .enter(|| {
+            let range = "/proc/sys/net/ipv4/ip_local_port_range";
+            std::fs::write(range, "40000 40031").unwrap();
+            let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default());
+            let listener = listener.unwrap();
+            let to = listener.local_addr().unwrap();
+            let mut open = vec![dial(to, &options)];
+            assert_eq!(open[0].local_addr().unwrap().port() % 2, 1);
+            open.resize_with(32, || dial(to, &options));
+            let refused = connect_tcp(to, &options).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable);
+        })
+        .unwrap();
+}
+
+#[test]
 fn the_original_destination_of_a_redirected_connection_is_known() {
     if !root("redirect rules") {
         return;
