@@ -106,13 +106,18 @@ async fn a_pod_that_is_taken_out_is_served_on_for_a_while_and_may_come_back() {
     let pod = Pod::new("web");
     node.add(&pod, &mut ztunnel).await;
     node.pod("web", "istio.io/dataplane-mode: none", "n1");
-    until(|| pod.rules().is_empty()).await;
+    until(|| !pod.is_captured()).await;
+    assert!(
+        pod.rules().contains("reply goes back to ztunnel"),
+        "what is open still needs its way: {}",
+        pod.rules()
+    );
     node.pod("web", "", "n1");
     // Not told of an end before.
     assert_eq!(ztunnel.take(Ok(())).await, node::added(&pod));
     until(|| pod.is_captured()).await;
     node.pod("web", "istio.io/dataplane-mode: none", "n1");
-    until(|| pod.rules().is_empty()).await;
+    until(|| !pod.is_captured()).await;
     let (del, heard) = tokio::join!(node.cni("DEL", &pod), ztunnel.take(Ok(())));
     assert!(del.ok, "{del:?}");
     assert_eq!(heard, "del uid-web", "it is gone: nothing to wait for");
@@ -131,7 +136,27 @@ async fn a_pod_that_was_taken_out_is_let_go_when_its_time_is_over() {
     node.add(&pod, &mut ztunnel).await;
     node.pod("web", "istio.io/dataplane-mode: none", "n1");
     assert_eq!(ztunnel.take(Ok(())).await, "del uid-web");
-    assert!(pod.rules().is_empty());
+    until(|| pod.rules().is_empty()).await;
+}
+
+#[tokio::test]
+async fn the_last_rules_of_a_pod_that_was_taken_out_go_when_the_agent_starts_anew() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.pod("web", "", "n1");
+    node.start(&[("WITHDRAW_WAIT", "600s")]).await;
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    let pod = Pod::new("web");
+    node.add(&pod, &mut ztunnel).await;
+    node.pod("web", "istio.io/dataplane-mode: none", "n1");
+    until(|| !pod.is_captured()).await;
+    node.signal(Signal::SIGKILL);
+    assert_eq!(node.ended().await, None);
+    assert!(!pod.rules().is_empty());
+    node.start(&[]).await;
+    until(|| pod.rules().is_empty()).await;
 }
 
 #[tokio::test]

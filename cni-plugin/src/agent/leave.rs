@@ -1,6 +1,6 @@
-//! Pods that were taken out of the mesh while they run: their rules are gone, so new connections go their own way, but
-//! ztunnel serves them for a while. Peers hear of the change only after a moment and speak HBONE until then, and
-//! connections that are open end by themselves. Called by `membership` and `repair`.
+//! Pods that were taken out of the mesh while they run: new connections go their own way, but ztunnel serves them for a
+//! while. Peers hear of the change only after a moment and speak HBONE until then, and connections that are open end by
+//! themselves; the rules that these need are the last to go. Called by `membership` and `repair`.
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Leaving {
     }
 }
 
-/// Lets ztunnel go of those whose time has come.
+/// Lets ztunnel go of those whose time has come, and takes away their last rules.
 pub async fn settle(members: &Membership) {
     for (entry, since) in members.leaving.all() {
         let elapsed = since.elapsed();
@@ -61,6 +61,10 @@ pub async fn settle(members: &Membership) {
         // It may have come back meanwhile, or be gone.
         if members.leaving.take(&entry.uid) {
             members.unserve(&entry).await;
+            if let Err(error) = members.release(&entry).await {
+                tracing::warn!(%error, uid = entry.uid, "rules of a pod that is out cannot be removed, tried again");
+                members.leaving.put(entry);
+            }
         }
     }
 }

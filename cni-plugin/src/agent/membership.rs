@@ -137,11 +137,16 @@ impl Membership {
     /// lets it go; at once when it has ended. Hold `turn`.
     ///
     /// # Errors
-    /// When the rules cannot be removed; the pod is still in the mesh then. May be retried.
+    /// When the rules cannot be changed; the pod is still in the mesh then. May be retried.
     pub async fn withdraw(&self, entry: &Entry, why: Why) -> Result<(), EnrollError> {
-        self.release(entry).await?;
+        let at_once = why == Why::Finished || self.config.withdraw_wait.is_zero();
+        if at_once {
+            self.release(entry).await?;
+        } else {
+            self.ease(entry).await?;
+        }
         self.pods.set_enrolled(&entry.key(), false);
-        if why == Why::Finished || self.config.withdraw_wait.is_zero() {
+        if at_once {
             self.unserve(entry).await;
         } else {
             self.leaving.put(entry.clone());
@@ -204,6 +209,31 @@ impl Membership {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Captures nothing new, and leaves what is open through ztunnel its way.
+    async fn ease(&self, entry: &Entry) -> Result<(), EnrollError> {
+        if entry.netns.is_none() {
+            return Ok(());
+        }
+        let rules = Ruleset {
+            writer: self.config.writer,
+            ..rules::render_leaving(self.config.rules)
+        };
+        self.in_netns(entry, move |netns| apply::restore(netns, &rules))
+            .await
+    }
+
+    /// Takes away what an earlier agent left in a pod that is out of the mesh.
+    pub(super) async fn clear(&self, entry: &Entry) -> Result<(), EnrollError> {
+        let writer = self.config.writer;
+        self.in_netns(entry, move |netns| {
+            match apply::check_removed(netns, writer) {
+                Err(ApplyError::Differs(_)) => apply::remove(netns),
+                done => done,
+            }
+        })
+        .await
     }
 
     pub(super) async fn release(&self, entry: &Entry) -> Result<(), EnrollError> {

@@ -60,18 +60,24 @@ pub async fn run(members: Arc<Membership>, first: Pending) {
     }
 }
 
-/// Looks at the rules of every pod that an earlier agent enrolled, and writes them again where they
-/// are not what they should be; false when that failed for one that only a later attempt can help.
+/// Looks at the rules of every pod that an earlier agent knew: writes them again where they are not what they should be, and
+/// takes them away where it did not come to that; false when that failed for one that only a later attempt can help.
 async fn verify_all(members: &Membership) -> bool {
     let mut verified = true;
     for key in members.pods.all().iter().map(Entry::key) {
         let _turn = members.turn.lock().await;
         // Looked up under the turn, as below.
-        let enrolled = members.pods.find(&key).filter(|entry| entry.enrolled);
-        let Some(entry) = enrolled.filter(|_| !members.is_uninstalling()) else {
+        let known = members.pods.find(&key);
+        let Some(entry) = known.filter(|_| !members.is_uninstalling()) else {
             continue;
         };
-        if let Err(error) = members.repair(&entry).await {
+        let done = match (entry.enrolled, members.wanted(&entry)) {
+            (true, _) => members.repair(&entry).await,
+            // One that is gone keeps them: it may still run a moment.
+            (false, Wanted::Out(_)) => members.clear(&entry).await,
+            (false, _) => Ok(()),
+        };
+        if let Err(error) = done {
             report(&entry, &error);
             verified &= matches!(error, EnrollError::NoNetns);
         }

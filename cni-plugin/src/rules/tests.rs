@@ -3,10 +3,14 @@ use std::path::Path;
 
 /// Compares with a golden file; `UPDATE_GOLDEN=1` writes it (then read the difference).
 fn golden(name: &str, options: Options) {
+    golden_of(name, &render(options));
+}
+
+fn golden_of(name: &str, rules: &Ruleset) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("testdata")
         .join(name);
-    let text = render(options).to_string();
+    let text = rules.to_string();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
@@ -36,6 +40,17 @@ fn the_rules_are_those_of_the_golden_files() {
             dns: true,
             ipv6: true,
         },
+    );
+}
+
+#[test]
+fn a_pod_that_leaves_keeps_what_open_connections_need() {
+    golden_of(
+        "leaving.nft",
+        &render_leaving(Options {
+            dns: true,
+            ipv6: true,
+        }),
     );
 }
 

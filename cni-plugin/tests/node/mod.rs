@@ -71,7 +71,7 @@ impl Pod {
     }
 
     pub fn is_captured(&self) -> bool {
-        self.rules().contains("table inet causeway")
+        self.rules().contains("redirect to :15001")
     }
 }
 
