@@ -17,6 +17,7 @@ pub enum Outcome {
 }
 
 /// One test.
+#[derive(Clone, Copy)]
 pub struct Case {
     name: &'static str,
     body: fn() -> Result<Outcome>,
@@ -25,7 +26,7 @@ pub struct Case {
 impl Case {
     /// A test of this name.
     #[must_use]
-    pub fn new(name: &'static str, body: fn() -> Result<Outcome>) -> Self {
+    pub const fn new(name: &'static str, body: fn() -> Result<Outcome>) -> Self {
         Self { name, body }
     }
 }

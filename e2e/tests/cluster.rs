@@ -1,5 +1,6 @@
 //! Real nodes: kubelets, containerd, kube-proxy and our charts, on a cluster of two nodes in namespaces of this machine
-//! (e2e/kube). Run by `make e2e-cluster`; what could not run does not count as passed, therefore without libtest.
+//! (e2e/kube). `make e2e-cluster` runs all, `make test` the first two; what could not run does not count as passed, therefore
+//! without libtest.
 
 #[path = "cluster/bed.rs"]
 mod bed;
@@ -14,18 +15,25 @@ mod labels;
 #[path = "cluster/wire.rs"]
 mod wire;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use e2e::cases::{self, Case};
 
+/// Part of `make test` where the programs are there.
+const SMOKE: [Case; 2] = [
+    Case::new("install_label_and_mtls_between_nodes", first::install),
+    Case::new("pods_in_and_out_while_they_serve", labels::in_and_out),
+];
+
+/// With CLUSTER=all; in this order, since the last ones remove the mesh.
+const FURTHER: [Case; 0] = [];
+
 fn main() -> ExitCode {
-    let outcome = cases::run(
-        "cluster",
-        &[
-            Case::new("install_label_and_mtls_between_nodes", first::install),
-            Case::new("pods_in_and_out_while_they_serve", labels::in_and_out),
-        ],
-    );
+    let mut cases = SMOKE.to_vec();
+    if env::var("CLUSTER").is_ok_and(|which| which == "all") {
+        cases.extend(FURTHER);
+    }
+    let outcome = cases::run("two nodes", &cases);
     bed::end();
     outcome
 }

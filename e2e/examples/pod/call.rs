@@ -48,11 +48,12 @@ pub fn run(mode: &str, url: &str, (seconds, callers): (&str, &str)) -> Result<()
     } else {
         format!("{authority}:80")
     };
-    let end = Instant::now() + Duration::from_secs(seconds.parse()?);
+    let start = Instant::now();
+    let end = start + Duration::from_secs(seconds.parse()?);
     let callers: Vec<_> = (0..callers.parse::<usize>()?)
         .map(|_| {
             let authority = authority.clone();
-            thread::spawn(move || calls(&authority, keep, end))
+            thread::spawn(move || calls(&authority, keep, (start, end)))
         })
         .collect();
     let mut all = Counts::default();
@@ -76,13 +77,14 @@ pub fn run(mode: &str, url: &str, (seconds, callers): (&str, &str)) -> Result<()
     Ok(())
 }
 
-fn calls(authority: &str, keep: bool, end: Instant) -> Counts {
+fn calls(authority: &str, keep: bool, (start, end): (Instant, Instant)) -> Counts {
     let mut counts = Counts::default();
     let mut kept: Option<TcpStream> = None;
     while Instant::now() < end {
         counts.requests += 1;
         if let Err(error) = one(authority, &mut kept, &mut counts) {
-            *counts.failed.entry(error.to_string()).or_default() += 1;
+            let why = format!("{error}, told at {} s", start.elapsed().as_secs());
+            *counts.failed.entry(why).or_default() += 1;
             kept = None;
         }
         if !keep {

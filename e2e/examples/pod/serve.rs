@@ -1,4 +1,5 @@
-//! The server: HTTP/1.1, connections are kept, every answer says which node it comes from.
+//! The server: HTTP/1.1, connections are kept, every answer says which node it comes from; but `/ready`, which the kubelet
+//! asks in plain text, tells nothing.
 
 use std::{
     error::Error,
@@ -26,9 +27,15 @@ pub fn run(port: &str) -> Result<(), Box<dyn Error>> {
 
 fn answer(mut connection: TcpStream, body: &str) -> std::io::Result<()> {
     connection.set_nodelay(true)?;
-    let requests = BufReader::new(connection.try_clone()?).lines();
-    for line in requests {
-        if line?.is_empty() {
+    let lines = BufReader::new(connection.try_clone()?).lines();
+    let mut probe = false;
+    for line in lines {
+        let line = line?;
+        if line.starts_with("GET ") {
+            probe = line.starts_with("GET /ready ");
+        }
+        if line.is_empty() {
+            let body = if probe { "ready\n" } else { body };
             write!(
                 connection,
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",

@@ -18,6 +18,8 @@ pub struct Bed {
     /// Kubernetes' own programs.
     programs: PathBuf,
     prefix: String,
+    /// Somebody else's, who ends it.
+    borrowed: bool,
 }
 
 /// Namespace of the mesh's own objects.
@@ -49,6 +51,13 @@ pub fn lacking() -> Option<String> {
     for name in wanted {
         if !programs.join(name).exists() {
             return Some(format!("{name} is not built (e2e/kube/build makes it)"));
+        }
+    }
+    for variable in ["IMAGES", "POD"] {
+        if env::var_os(variable).is_none() {
+            return Some(format!(
+                "{variable} is not set (`make e2e-cluster` sets it)"
+            ));
         }
     }
     for name in ["containerd", "runc"] {
@@ -108,7 +117,18 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Bed {
+    /// A new one; or the running one of CLUSTER_DIRECTORY and CLUSTER_PREFIX (T and P of e2e/kube's scripts).
     fn start() -> Result<Bed> {
+        if let (Some(directory), Ok(prefix)) =
+            (env::var_os("CLUSTER_DIRECTORY"), env::var("CLUSTER_PREFIX"))
+        {
+            return Ok(Bed {
+                directory: directory.into(),
+                programs: programs()?,
+                prefix,
+                borrowed: true,
+            });
+        }
         let directory = tempfile::Builder::new()
             .prefix("cluster.")
             .tempdir()?
@@ -118,6 +138,7 @@ impl Bed {
             directory,
             programs: programs()?,
             prefix,
+            borrowed: false,
         };
         for script in ["images.sh", "warm.sh", "up.sh"] {
             bed.script(script, &[])?;
@@ -226,19 +247,22 @@ impl Bed {
 
     /// Our mesh from our charts, with further arguments of helm.
     pub fn install(&self, further: &[&str]) -> Result<()> {
+        self.chart("install", further)
+    }
+
+    /// Other values for the installed mesh; those of earlier upgrades do not stay.
+    pub fn upgrade(&self, further: &[&str]) -> Result<()> {
+        self.chart("upgrade", further)
+    }
+
+    fn chart(&self, verb: &str, further: &[&str]) -> Result<()> {
         let chart = charts()?;
-        let mut arguments = vec![
-            "install",
-            "causeway",
-            chart.to_str().context("a path of ours")?,
-        ];
-        arguments.extend([
-            "-n",
-            SYSTEM,
-            "--create-namespace",
-            "--set",
-            "global.hub=e2e.local,global.tag=1",
-        ]);
+        let chart = chart.to_str().context("a path of ours")?;
+        let images = "global.hub=e2e.local,global.tag=1";
+        let mut arguments = vec![verb, "causeway", chart, "-n", SYSTEM, "--set", images];
+        if verb == "install" {
+            arguments.push("--create-namespace");
+        }
         arguments.extend(further);
         self.helm(&arguments).map(drop)
     }
@@ -355,6 +379,9 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        if self.borrowed {
+            return;
+        }
         let _best_effort = self.script("down.sh", &[]);
         if env::var_os("KEEP").is_none() {
             let _best_effort = fs::remove_dir_all(&self.directory);

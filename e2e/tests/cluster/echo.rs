@@ -34,7 +34,7 @@ spec:
         command: [/bin/pod, serve, "8080"]
         env: [{{name: NODE, valueFrom: {{fieldRef: {{fieldPath: spec.nodeName}}}}}}]
         ports: [{{containerPort: 8080}}]
-        readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
+        readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}
 ---
 apiVersion: v1
 kind: Service

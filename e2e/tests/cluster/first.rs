@@ -73,28 +73,58 @@ pub fn install() -> Result<Outcome> {
     );
     ensure!(meshed.tls > 0, "no TLS between the nodes");
     steps.done("requests under the look");
+
+    // The short path off: then the veths of one node carry TLS too.
+    bed.upgrade(&["--set", "ztunnel.env.SAME_NODE=tunnel"])?;
+    bed.rollout(bed::SYSTEM, "ds/ztunnel")?;
+    let tunnelled = wire::looked_at(bed, || fetch_on_one_node(bed))?;
+    ensure!(
+        tunnelled.plain == 0 && tunnelled.tls > 0,
+        "short path off: {} packets of plain text, {} of TLS",
+        tunnelled.plain,
+        tunnelled.tls
+    );
+    bed.upgrade(&[])?;
+    bed.rollout(bed::SYSTEM, "ds/ztunnel")?;
+    let short = wire::looked_at(bed, || fetch_on_one_node(bed))?;
+    ensure!(
+        short.plain == 0,
+        "short path on: {} packets with plain text",
+        short.plain
+    );
+    steps.done("short path off and on");
     Ok(Outcome::Passed(format!(
-        "{}; outside {} plain packets, in the mesh {} plain and {} of TLS",
-        steps.text, plain.plain, meshed.plain, meshed.tls
+        "{}; outside {} plain packets, in the mesh {} plain and {} of TLS; on one node, short path off: 0 plain, {} of TLS; on: 0 plain, {} of TLS",
+        steps.text, plain.plain, meshed.plain, meshed.tls, tunnelled.tls, short.tls
     )))
 }
 
 /// Each client fetches until it has been answered by both nodes.
 fn fetch_from_both(bed: &Bed) -> Result<()> {
-    for client in ["client1", "client2"] {
-        for node in ["node1", "node2"] {
-            let address = bed.pod_address(NAMESPACE, "app=web", node)?;
-            let url = format!("http://{address}:8080/");
-            let pod = format!("{NAMESPACE}/{client}");
-            let answer = until(LIMIT, "an answer", || {
-                stdout(bed.exec(&pod, &["curl", "-sf", "-m", "5", &url])?)
-            })?;
-            ensure!(
-                answer.trim() == format!("plainly from {node}"),
-                "{client} to {node}: {answer}"
-            );
+    for client in [1, 2] {
+        for node in [1, 2] {
+            fetch(bed, client, node)?;
         }
     }
+    Ok(())
+}
+
+fn fetch_on_one_node(bed: &Bed) -> Result<()> {
+    fetch(bed, 1, 1)?;
+    fetch(bed, 2, 2)
+}
+
+fn fetch(bed: &Bed, client: usize, node: usize) -> Result<()> {
+    let address = bed.pod_address(NAMESPACE, "app=web", &format!("node{node}"))?;
+    let url = format!("http://{address}:8080/");
+    let pod = format!("{NAMESPACE}/client{client}");
+    let answer = until(LIMIT, "an answer", || {
+        stdout(bed.exec(&pod, &["curl", "-sf", "-m", "5", &url])?)
+    })?;
+    ensure!(
+        answer.trim() == format!("plainly from node{node}"),
+        "{pod} to node{node}: {answer}"
+    );
     Ok(())
 }
 

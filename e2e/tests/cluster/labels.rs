@@ -1,6 +1,6 @@
 //! Row 4: pods go into the mesh and out of it by label while they serve, and no request fails.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::cases::Outcome;
@@ -56,7 +56,7 @@ pub fn in_and_out() -> Result<Outcome> {
             bed.begin_exec(&format!("{NAMESPACE}/{client}"), &command)?,
         ));
     }
-    let mut changes = 0;
+    let (start, mut changes) = (Instant::now(), Vec::new());
     for _ in 0..ROUNDS {
         for (value, captured) in [
             ("istio.io/dataplane-mode=ambient", true),
@@ -64,21 +64,25 @@ pub fn in_and_out() -> Result<Outcome> {
         ] {
             bed.kubectl(&["label", "namespace", NAMESPACE, value])?;
             until(LIMIT, value, || capture_is(bed, captured))?;
-            changes += 1;
+            changes.push(format!("{:.1}", start.elapsed().as_secs_f64()));
         }
     }
     let mut told = Vec::new();
     for (who, caller) in callers {
         let counts = Counts::parse(&stdout(caller.wait_with_output()?)?)?;
         ensure!(counts.requests > 100, "{who} hardly called: {counts:?}");
-        ensure!(counts.failed == 0, "{who}: {counts:?}");
+        ensure!(
+            counts.failed == 0,
+            "{who}: {counts:?}, in and out done at {changes:?} s"
+        );
         told.push(format!(
             "{who}: {} requests, {}",
             counts.requests, counts.cuts
         ));
     }
     Ok(Outcome::Passed(format!(
-        "{changes} changes of the label, 0 failed; {}",
+        "{} changes of the label, 0 failed; {}",
+        changes.len(),
         told.join("; ")
     )))
 }
