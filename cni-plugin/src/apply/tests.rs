@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use sys::socket::{ConnectOptions, ListenOptions, any_address, connect_tcp, listen_tcp};
 
+mod strays;
 mod writers;
 
 const BOTH: Options = Options {
