@@ -2,6 +2,8 @@
 //! (e2e/kube). `make e2e-cluster` runs all, `make test` the first two; what could not run does not count as passed, therefore
 //! without libtest.
 
+#[path = "cluster/away.rs"]
+mod away;
 #[path = "cluster/bed.rs"]
 mod bed;
 #[path = "cluster/counts.rs"]
@@ -26,7 +28,7 @@ const SMOKE: [Case; 2] = [
 ];
 
 /// With CLUSTER=all; in this order, since the last ones remove the mesh.
-const FURTHER: [Case; 0] = [];
+const FURTHER: [Case; 1] = [Case::new("agent_away", away::agent)];
 
 fn main() -> ExitCode {
     let mut cases = SMOKE.to_vec();

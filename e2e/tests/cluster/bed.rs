@@ -245,6 +245,13 @@ impl Bed {
         .map(drop)
     }
 
+    /// Waits until every pod of a namespace is ready.
+    pub fn ready(&self, namespace: &str) -> Result<()> {
+        let wait = ["wait", "-n", namespace, "--for=condition=Ready", "pod"];
+        self.kubectl(&[&wait[..], &["--all", "--timeout=90s"]].concat())
+            .map(drop)
+    }
+
     /// Our mesh from our charts, with further arguments of helm.
     pub fn install(&self, further: &[&str]) -> Result<()> {
         self.chart("install", further)

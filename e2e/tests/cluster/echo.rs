@@ -1,5 +1,13 @@
 //! The applications of the cases: a web server on every node, and clients.
 
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::bed::{Bed, stdout, until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// Namespace `name` with one server per node (`web`, port 80, answers with its node's name) and a client on each node
 /// (`client1`, `client2`, account `client`), outside of the mesh.
 pub fn manifests(name: &str) -> String {
@@ -59,4 +67,33 @@ spec:
   containers: [{{name: client, image: "e2e.local/tools:1", imagePullPolicy: IfNotPresent}}]
 "#
     )
+}
+
+/// The applications of `manifests`, running, and their service programmed.
+pub fn start(bed: &Bed, namespace: &str) -> Result<()> {
+    bed.apply(&manifests(namespace))?;
+    bed.rollout(namespace, "ds/web")?;
+    bed.ready(namespace)?;
+    fetch(bed, namespace, "client1").map(drop)
+}
+
+/// The namespace goes into the mesh, with all its pods.
+pub fn join(bed: &Bed, namespace: &str) -> Result<()> {
+    let label = "istio.io/dataplane-mode=ambient";
+    bed.kubectl(&["label", "namespace", namespace, label, "--overwrite"])?;
+    until(LIMIT, "every pod is captured", || {
+        for (pod, captured) in bed.captured(namespace)? {
+            ensure!(captured, "{pod} is not captured");
+        }
+        Ok(())
+    })
+}
+
+/// What the service `web` of the namespace answers to a pod, as soon as it answers.
+pub fn fetch(bed: &Bed, namespace: &str, pod: &str) -> Result<String> {
+    let url = format!("http://{}/", bed.service_address(namespace, "web")?);
+    let pod = format!("{namespace}/{pod}");
+    until(LIMIT, "the service answers", || {
+        stdout(bed.exec(&pod, &["curl", "-sf", "-m", "3", &url])?)
+    })
 }

@@ -24,24 +24,8 @@ pub fn in_and_out() -> Result<Outcome> {
     let shared = bed::shared()?;
     let bed = shared.as_ref().context("started")?;
     bed.meshed()?;
-    bed.apply(&echo::manifests(NAMESPACE))?;
-    bed.rollout(NAMESPACE, "ds/web")?;
-    bed.kubectl(&[
-        "wait",
-        "-n",
-        NAMESPACE,
-        "--for=condition=Ready",
-        "pod",
-        "--all",
-        "--timeout=60s",
-    ])?;
+    echo::start(bed, NAMESPACE)?;
     let url = format!("http://{}/", bed.service_address(NAMESPACE, "web")?);
-    until(LIMIT, "the service is programmed", || {
-        stdout(bed.exec(
-            &format!("{NAMESPACE}/client1"),
-            &["curl", "-sf", "-m", "2", &url],
-        )?)
-    })?;
 
     let mut callers = Vec::new();
     for (client, mode) in [
