@@ -84,16 +84,20 @@ fn connections(netns: &Netns) -> bool {
     tables.is_ok_and(|tables| tables.iter().any(|table| has_open(table)))
 }
 
-/// The same of a table as /proc/net/tcp shows it: number, local and remote address with port, state, all hexadecimal.
+/// The same of a table as /proc/net/tcp shows it: number, local and remote address with port, state, all hexadecimal. One
+/// that is half closed may still carry bytes, one that is being closed its last ones.
 fn has_open(table: &str) -> bool {
-    const ESTABLISHED: &str = "01";
+    const TIME_WAIT: &str = "06";
+    const CLOSE: &str = "07";
+    const LISTEN: &str = "0A";
     const PORTS: [u16; 3] = [15001, 15006, 15008];
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace();
         let local = fields.nth(1).and_then(|address| address.rsplit_once(':'));
         let port = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
         let state = fields.nth(1);
-        state == Some(ESTABLISHED) && port.is_some_and(|port| PORTS.contains(&port))
+        state.is_some_and(|state| ![TIME_WAIT, CLOSE, LISTEN].contains(&state))
+            && port.is_some_and(|port| PORTS.contains(&port))
     })
 }
 
@@ -106,33 +110,21 @@ mod tests {
         let head =
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n";
         let v6 = "00000000000000000000000001000000";
-        for (line, expected) in [
-            (
-                "   0: 0100007F:3A99 0200A8C0:D431 01 0:0 00:0 0 0 0 1 1".into(),
-                true,
-            ),
-            (
-                format!("   1: {v6}:3AA0 {v6}:D431 01 0:0 00:0 0 0 0 1 1"),
-                true,
-            ),
-            (
-                format!("   1: {v6}:3A9E {v6}:D431 01 0:0 00:0 0 0 0 1 1"),
-                true,
-            ),
-            (
-                "   0: 00000000:3A99 00000000:0000 0A 0:0 00:0 0 0 0 1 1".into(),
-                false,
-            ),
-            (
-                "   0: 0100007F:3A99 0200A8C0:D431 06 0:0 00:0 0 0 0 1 1".into(),
-                false,
-            ),
-            (
-                "   0: 0100007F:D431 0200A8C0:3AA0 01 0:0 00:0 0 0 0 1 1".into(),
-                false,
-            ),
+        let at = |local: &str, state: &str| {
+            format!("   0: {local} 0200A8C0:D431 {state} 0:0 00:0 0 0 0 1 1")
+        };
+        let (outbound, application) = ("0100007F:3A99", "0100007F:D431");
+        // From ESTABLISHED over SYN_RECV, FIN_WAIT1 and 2, CLOSE_WAIT, LAST_ACK to CLOSING.
+        let open = ["01", "03", "04", "05", "08", "09", "0B"];
+        let mut cases: Vec<_> = open.map(|state| (at(outbound, state), true)).into();
+        cases.extend(["06", "07", "0A"].map(|state| (at(outbound, state), false)));
+        cases.extend([
+            (at(&format!("{v6}:3AA0"), "01"), true),
+            (at(&format!("{v6}:3A9E"), "01"), true),
+            (at(application, "01"), false),
             ("nonsense".into(), false),
-        ] {
+        ]);
+        for (line, expected) in cases {
             assert_eq!(has_open(&format!("{head}{line}\n")), expected, "{line}");
         }
         assert!(!has_open(""));
