@@ -2,7 +2,7 @@
 //! in a file so that a restarted agent finds them again; read by the ZDS server when a ztunnel
 //! connects.
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -84,6 +84,8 @@ impl Entry {
 #[derive(Debug)]
 pub struct Store {
     entries: Mutex<BTreeMap<PodKey, Entry>>,
+    /// Held over a look at the entries and its way into the file: the last one written is the newest.
+    writing: Mutex<()>,
     file: PathBuf,
     places: Places,
     version: watch::Sender<u64>,
@@ -118,6 +120,7 @@ impl Store {
             .collect();
         Ok(Self {
             entries: Mutex::new(entries),
+            writing: Mutex::new(()),
             file: file.to_owned(),
             places: places.clone(),
             version: watch::Sender::new(0),
@@ -179,18 +182,23 @@ impl Store {
         removed
     }
 
-    /// Whole or not at all: written beside and renamed.
     fn save(&self) {
-        let entries = self.all();
-        let beside = self.file.with_extension("new");
-        let written = serde_json::to_vec_pretty(&entries)
-            .map_err(io::Error::from)
-            .and_then(|bytes| std::fs::write(&beside, bytes))
-            .and_then(|()| std::fs::rename(&beside, &self.file));
-        if let Err(error) = written {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.write() {
             tracing::error!(%error, path = %self.file.display(), "cannot keep the list of pods");
         }
+        drop(writing);
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Whole or not at all: written beside and renamed.
+    fn write(&self) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(&self.all())?;
+        let beside = self.file.with_extension("new");
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &self.file)
     }
 
     /// Forgets everything, the file too: the agent is uninstalled.
@@ -278,6 +286,27 @@ mod tests {
             .collect();
         // Another namespace at the same path is not handed out in its place.
         assert_eq!(seen, [("c-a", true), ("c-moved", false)]);
+    }
+
+    #[test]
+    fn what_many_write_at_once_is_all_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pods.json");
+        let store = open(&file);
+        // Each round is a race that a file written by both, or by the slower one last, would lose.
+        for round in 0..100 {
+            let both = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for name in ["a", "b"].map(|name| format!("{name}{round}")) {
+                    let (store, both) = (&store, &both);
+                    scope.spawn(move || {
+                        both.wait();
+                        store.put(entry(&name));
+                    });
+                }
+            });
+            assert_eq!(open(&file).all().len(), 2 * (round + 1));
+        }
     }
 
     #[test]
