@@ -17,11 +17,15 @@ use sys::Netns;
 
 const UID: &str = "2c48913c-b29f-11e7-9350-020968147796";
 
-/// A manifest of a running pod with this uid and address.
+/// A manifest of a running pod with this address.
 fn running(node: &Node, annotations: &str, labels: &str) {
+    running_as(UID, node, annotations, labels);
+}
+
+fn running_as(uid: &str, node: &Node, annotations: &str, labels: &str) {
     let text = format!(
         "apiVersion: v1\nkind: Pod\n\
-         metadata: {{name: web, namespace: shop, uid: {UID}, labels: {{{labels}}}, annotations: {{{annotations}}}}}\n\
+         metadata: {{name: web, namespace: shop, uid: {uid}, labels: {{{labels}}}, annotations: {{{annotations}}}}}\n\
          spec: {{nodeName: n1, serviceAccountName: sa-web}}\n\
          status: {{phase: Running, podIP: 10.7.0.9, podIPs: [{{ip: 10.7.0.9}}]}}\n"
     );
@@ -30,6 +34,10 @@ fn running(node: &Node, annotations: &str, labels: &str) {
 
 /// A process of the pod in the /proc that the agent is shown, and one of the node.
 fn process(node: &Node, pod: &Pod, host: &Netns) {
+    process_of(UID, node, pod, host);
+}
+
+fn process_of(uid: &str, node: &Node, pod: &Pod, host: &Netns) {
     let mut ip = Command::new("ip");
     ip.args(["addr", "add", "10.7.0.9/32", "dev", "lo"]);
     assert!(pod.netns.enter(|| ip.status()).unwrap().unwrap().success());
@@ -40,7 +48,7 @@ fn process(node: &Node, pod: &Pod, host: &Netns) {
         std::os::unix::fs::symlink(path, process.join("ns/net")).unwrap();
         std::fs::write(
             process.join("cgroup"),
-            format!("0::/kubepods/burstable/pod{UID}/c1"),
+            format!("0::/kubepods/burstable/pod{uid}/c1"),
         )
         .unwrap();
         let fields = ["0"; 18].join(" ");
@@ -49,7 +57,11 @@ fn process(node: &Node, pod: &Pod, host: &Netns) {
 }
 
 fn heard(pod: &Pod) -> String {
-    format!("add {UID} shop/web sa-web {}", pod.netns.id().ino)
+    heard_as(UID, pod)
+}
+
+fn heard_as(uid: &str, pod: &Pod) -> String {
+    format!("add {uid} shop/web sa-web {}", pod.netns.id().ino)
 }
 
 #[tokio::test]
@@ -92,6 +104,51 @@ async fn a_pod_that_started_while_nobody_was_there_is_found_and_follows_its_labe
     while named.last() != Some(&heard(&pod)) {
         named.push(ztunnel.take(Ok(())).await);
     }
+}
+
+#[tokio::test]
+async fn a_pod_from_a_file_is_found_by_its_hash_and_stays_in_when_its_object_is_made_anew() {
+    if !root() {
+        return;
+    }
+    const HASH: &str = "0123456789abcdef0123456789abcdef";
+    let mut node = Node::new();
+    let (pod, host) = (Pod::new("web"), Netns::create().unwrap());
+    process_of(HASH, &node, &pod, &host);
+    let mounts = node.path("host").display().to_string();
+    node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    let hash = format!("kubernetes.io/config.hash: '{HASH}'");
+    running_as("u-mirror", &node, &hash, "");
+    assert_eq!(ztunnel.take(Ok(())).await, heard_as(HASH, &pod));
+    until(|| pod.is_captured()).await;
+    // Somebody deletes the object, and the kubelet makes another; the other annotation shows that it was looked at.
+    let looked = format!("{hash}, ambient.istio.io/bypass-inbound-capture: 'true'");
+    running_as("u-anew", &node, &looked, "");
+    until(|| !pod.rules().contains("15006")).await;
+    assert!(pod.is_captured());
+    running_as("u-anew", &node, &looked, "istio.io/dataplane-mode: none");
+    assert_eq!(ztunnel.take(Ok(())).await, format!("del {HASH}"));
+}
+
+#[tokio::test]
+async fn ztunnel_lets_go_of_the_pod_that_another_of_its_name_replaced() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (older, host) = (Pod::new("web"), Netns::create().unwrap());
+    let mounts = node.path("host").display().to_string();
+    node.pod("web", "", "n1");
+    node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    let (mut ztunnel, _) = Ztunnel::connect(&node).await;
+    node.add(&older, &mut ztunnel).await;
+    // A StatefulSet's next one started while nobody was there to be asked, and no DEL of the older one came.
+    let pod = Pod::new("web");
+    process(&node, &pod, &host);
+    running(&node, "", "");
+    assert_eq!(ztunnel.take(Ok(())).await, "del uid-web");
+    assert_eq!(ztunnel.take(Ok(())).await, heard(&pod));
 }
 
 #[tokio::test]

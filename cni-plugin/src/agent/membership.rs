@@ -165,6 +165,15 @@ impl Membership {
         tracing::info!(namespace, pod, "gone");
     }
 
+    /// Puts a pod into the list; ztunnel lets go of an older one of the same name whose DEL never came. Hold `turn`.
+    pub(super) async fn replace(&self, entry: Entry) {
+        let uid = entry.uid.clone();
+        let before = self.pods.put(entry);
+        if let Some(before) = before.filter(|old| old.enrolled && old.uid != uid) {
+            self.unserve(&before).await;
+        }
+    }
+
     pub(super) async fn unserve(&self, entry: &Entry) {
         if let Err(error) = self.ztunnel.del(&entry.uid).await {
             tracing::warn!(%error, uid = entry.uid, "ztunnel did not let go of a pod");
@@ -290,7 +299,7 @@ impl Membership {
     /// What should be, by the labels.
     pub(super) fn wanted(&self, entry: &Entry) -> Wanted {
         match self.world.look(&entry.namespace, &entry.name) {
-            Sight::Here(seen) if !seen.uid.is_empty() && seen.uid != entry.uid => Wanted::Gone,
+            Sight::Here(seen) if !seen.uid.is_empty() && !seen.is(&entry.uid) => Wanted::Gone,
             Sight::Here(seen) => match seen.decision {
                 Decision::In => Wanted::In(seen.switches),
                 Decision::Out(why) => Wanted::Out(why),

@@ -2,6 +2,7 @@
 //! at), then whenever labels change, a ztunnel connects, or an attempt failed before. Pods that started while nobody
 //! was there to be asked are found and put in.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,11 +145,15 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
 async fn adopt_lost(members: &Membership) -> bool {
     let ours = members.world.ours();
     for (key, seen) in &ours {
-        let known = members.pods.find(key).filter(|entry| entry.uid == seen.uid);
-        if known.is_some_and(|entry| !seen.ips.is_empty() && entry.ips != seen.ips) {
-            members
-                .pods
-                .change(key, |entry| entry.ips.clone_from(&seen.ips));
+        let moved =
+            |entry: &Entry| seen.is(&entry.uid) && !seen.ips.is_empty() && entry.ips != seen.ips;
+        if members.pods.find(key).as_ref().is_some_and(moved) {
+            // Looked at again: a CNI call may have put another pod there meanwhile.
+            members.pods.change(key, |entry| {
+                if moved(entry) {
+                    entry.ips.clone_from(&seen.ips);
+                }
+            });
         }
     }
     let mut lost = ours;
@@ -156,10 +161,7 @@ async fn adopt_lost(members: &Membership) -> bool {
     if lost.is_empty() {
         return true;
     }
-    let pods: BTreeMap<_, _> = lost
-        .iter()
-        .map(|(_, seen)| (seen.uid.clone(), seen.ips.clone()))
-        .collect();
+    let pods = sought(&lost);
     let places = members.config.places.clone();
     let scan = members.shutdown.spawn_blocking(move || places.scan(&pods));
     let Ok(mut found) = scan.await else {
@@ -172,8 +174,11 @@ async fn adopt_lost(members: &Membership) -> bool {
         if members.is_uninstalling() || !is_lost(members.pods.find(&key).as_ref(), &seen) {
             continue;
         }
-        match found.remove(&seen.uid) {
-            Some(one) => adopt(members, key, seen, one),
+        let one = seen
+            .uids()
+            .find_map(|uid| Some((uid.clone(), found.remove(uid)?)));
+        match one {
+            Some((uid, one)) => adopt(members, key, seen, uid, one).await,
             None if seen.decision == Decision::In => {
                 all = false;
                 let (namespace, pod) = key;
@@ -189,22 +194,36 @@ async fn adopt_lost(members: &Membership) -> bool {
     all
 }
 
+/// The uids to look for in the node's /proc, with their addresses. What an annotation says must not hide the pod of that uid.
+fn sought(lost: &[(PodKey, Seen)]) -> BTreeMap<String, Vec<IpAddr>> {
+    let own = lost
+        .iter()
+        .map(|(_, seen)| (seen.uid.clone(), seen.ips.clone()));
+    let mut sought: BTreeMap<_, _> = own.collect();
+    for (_, seen) in lost {
+        for uid in seen.uids() {
+            sought
+                .entry(uid.clone())
+                .or_insert_with(|| seen.ips.clone());
+        }
+    }
+    sought
+}
+
 /// Does this pod run without our knowing its namespace, and does it matter? A pod without addresses is just starting; one
 /// that should be out matters when an agent before us said that it is in.
 fn is_lost(entry: Option<&Entry>, seen: &Seen) -> bool {
-    let known = entry.is_some_and(|entry| entry.uid == seen.uid && entry.netns.is_some());
+    let known = entry.is_some_and(|entry| seen.is(&entry.uid) && entry.netns.is_some());
     let matters = seen.decision == Decision::In || seen.redirection.is_some();
     !known && matters && !seen.uid.is_empty() && !seen.ips.is_empty()
 }
 
-/// Takes a pod into the list; the round that follows makes of it what the labels want.
-fn adopt(members: &Membership, key: PodKey, seen: Seen, found: Found) {
-    let before = members
-        .pods
-        .find(&key)
-        .filter(|entry| entry.uid == seen.uid);
+/// Takes a pod into the list, by the uid that its processes go by; the round that follows makes of it what the labels want.
+async fn adopt(members: &Membership, key: PodKey, seen: Seen, uid: String, found: Found) {
+    // As ztunnel knows it, if it does.
+    let before = members.pods.find(&key).filter(|entry| entry.uid == uid);
     let mut entry = arrived(key, String::new(), found.netns, found.path);
-    entry.uid = seen.uid;
+    entry.uid = uid;
     entry.service_account = seen.service_account;
     entry.ips = seen.ips;
     entry.switches = seen.switches;
@@ -217,7 +236,7 @@ fn adopt(members: &Membership, key: PodKey, seen: Seen, found: Found) {
         pod = entry.name,
         "a running pod was found"
     );
-    members.pods.put(entry);
+    members.replace(entry).await;
 }
 
 fn report(entry: &Entry, error: &EnrollError) {
