@@ -88,7 +88,6 @@ pub async fn run(
         turn: Arc::default(),
         through_once: tokio::sync::watch::Sender::new(false),
         uninstalling: AtomicBool::new(false),
-        leaving: leave::Leaving::default(),
     };
     let members = Arc::new(members);
     announce(&members.config);

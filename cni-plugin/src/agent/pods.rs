@@ -40,6 +40,9 @@ pub struct Entry {
     /// Both have been done: what the cluster is told.
     #[serde(default)]
     pub served: bool,
+    /// Out of the mesh, but ztunnel still serves what is open; since when, in milliseconds since the node was started.
+    #[serde(default)]
+    pub leaving_since: Option<u64>,
     /// Its addresses, as far as they are known.
     #[serde(default)]
     pub ips: Vec<IpAddr>,
@@ -56,6 +59,12 @@ impl Entry {
     #[must_use]
     pub fn key(&self) -> PodKey {
         (self.namespace.clone(), self.name.clone())
+    }
+
+    /// Does ztunnel serve it, or is it being told to?
+    #[must_use]
+    pub fn is_ztunnels(&self) -> bool {
+        self.enrolled || self.leaving_since.is_some()
     }
 
     /// The pod as ztunnel is told of it.
@@ -164,7 +173,25 @@ impl Store {
         self.change(key, |entry| {
             entry.enrolled = enrolled;
             entry.served = false;
+            entry.leaving_since = None;
         });
+    }
+
+    /// Marks a pod as out of the mesh, with ztunnel serving what is open.
+    pub fn set_leaving(&self, key: &PodKey, since: u64) {
+        self.change(key, |entry| {
+            entry.enrolled = false;
+            entry.served = false;
+            entry.leaving_since = Some(since);
+        });
+    }
+
+    /// Those that leave.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<Entry> {
+        let mut all = self.all();
+        all.retain(|entry| entry.leaving_since.is_some());
+        all
     }
 
     /// Changes what is known of a pod, if it is known.
@@ -220,7 +247,7 @@ impl zds::server::Pods for Store {
     fn snapshot(&self) -> Vec<zds::server::Pod> {
         self.lock()
             .values()
-            .filter(|entry| entry.enrolled)
+            .filter(|entry| entry.is_ztunnels())
             .map(Entry::for_ztunnel)
             .collect()
     }
@@ -240,6 +267,7 @@ pub fn arrived(key: PodKey, container_id: String, netns: Netns, netns_path: Path
         netns_inode: ino,
         enrolled: false,
         served: false,
+        leaving_since: None,
         ips: Vec::new(),
         switches: Switches::default(),
         netns: Some(netns),
@@ -273,19 +301,23 @@ mod tests {
             enrolled: true,
             ..entry("moved")
         });
+        store.put(entry("leaves"));
         store.set_enrolled(&entry("a").key(), true);
+        store.set_leaving(&entry("leaves").key(), 7);
         store.remove(&entry("b").key());
         drop(store);
         let again = open(&file);
         let orphans: Vec<_> = again.all().iter().map(|e| again.is_orphan(e)).collect();
-        assert_eq!(orphans, [false, true]);
+        assert_eq!(orphans, [false, false, true]);
+        assert_eq!(again.leaving()[0].leaving_since, Some(7));
         let snapshot = again.snapshot();
         let seen: Vec<_> = snapshot
             .iter()
             .map(|p| (p.uid.as_str(), p.netns.is_some()))
             .collect();
         // Another namespace at the same path is not handed out in its place.
-        assert_eq!(seen, [("c-a", true), ("c-moved", false)]);
+        let expected = [("c-a", true), ("c-leaves", true), ("c-moved", false)];
+        assert_eq!(seen, expected);
     }
 
     #[test]

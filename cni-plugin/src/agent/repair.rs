@@ -47,9 +47,9 @@ pub async fn run(members: Arc<Membership>, first: Pending) {
         } else {
             (retry * 2).min(LAST_RETRY)
         };
-        leave::settle(&members).await;
+        leave::settle(&members, members.config.withdraw_wait).await;
         let mut wait = if settled { QUIET } else { retry };
-        if members.leaving.any() {
+        if !members.pods.leaving().is_empty() {
             wait = wait.min(leave::STEP);
         }
         let next = Instant::now() + wait;
@@ -72,7 +72,7 @@ async fn verify_all(members: &Membership) -> bool {
         let Some(entry) = known.filter(|_| !members.is_uninstalling()) else {
             continue;
         };
-        let done = match (entry.enrolled, members.wanted(&entry)) {
+        let done = match (entry.is_ztunnels(), members.wanted(&entry)) {
             (true, _) => members.repair(&entry).await,
             // One that is gone keeps them: it may still run a moment.
             (false, Wanted::Out(_)) => members.clear(&entry).await,
@@ -100,6 +100,7 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
         };
         let wanted = members.wanted(&entry);
         let gone = wanted == Wanted::Gone;
+        let is_ztunnels = entry.is_ztunnels();
         let step = match (wanted, entry.enrolled) {
             (Wanted::In(switches), false) => {
                 let entry = Entry {
@@ -115,15 +116,12 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
                 members.switch(&entry, switches).await
             }
             (Wanted::Out(why), true) => members.withdraw(&entry, why).await,
-            (Wanted::Gone, true) => {
+            (Wanted::Gone, _) if is_ztunnels => {
                 members.retire(&entry).await;
                 Ok(())
             }
-            (Wanted::In(_), true) | (Wanted::Out(_) | Wanted::Gone, false) => Ok(()),
+            (Wanted::In(_), true) | (Wanted::Out(_), false) | (Wanted::Gone, _) => Ok(()),
         };
-        if gone && members.leaving.take(&entry.uid) {
-            members.unserve(&entry).await;
-        }
         if gone && members.pods.is_orphan(&entry) {
             // Its DEL never reached us: without this its namespace would live as long as we do.
             members.pods.remove(&key);
@@ -227,10 +225,13 @@ async fn adopt(members: &Membership, key: PodKey, seen: Seen, uid: String, found
     entry.service_account = seen.service_account;
     entry.ips = seen.ips;
     entry.switches = seen.switches;
+    let (enrolled, served, leaving) = before.map_or((false, false, None), |before| {
+        (before.enrolled, before.served, before.leaving_since)
+    });
+    entry.leaving_since = leaving;
     // What should be out counts as in, so that whatever an earlier agent left there is taken out.
-    entry.enrolled =
-        before.as_ref().is_some_and(|entry| entry.enrolled) || seen.decision != Decision::In;
-    entry.served = before.is_some_and(|entry| entry.served);
+    entry.enrolled = enrolled || (seen.decision != Decision::In && leaving.is_none());
+    entry.served = served;
     tracing::info!(
         namespace = entry.namespace,
         pod = entry.name,

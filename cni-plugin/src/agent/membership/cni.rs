@@ -144,7 +144,7 @@ impl Membership {
             return gone;
         };
         self.pods.remove(&key);
-        if self.leaving.take(&entry.uid) || entry.enrolled {
+        if entry.is_ztunnels() {
             self.unserve(&entry).await;
         }
         // The namespace may be gone with its rules, which is what we want.

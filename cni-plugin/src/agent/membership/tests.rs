@@ -41,7 +41,6 @@ fn members(dir: &std::path::Path) -> Membership {
         turn: Arc::default(),
         through_once: watch::Sender::new(true),
         uninstalling: AtomicBool::new(false),
-        leaving: Leaving::default(),
     }
 }
 
