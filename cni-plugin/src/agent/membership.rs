@@ -126,7 +126,9 @@ impl Membership {
             self.unserve(entry).await;
             return Err(refused.into());
         }
-        let captured = self.capture(entry).await;
+        let (eased, rules) = (self.eased(), self.rules(&entry.switches));
+        let join = move |netns: &_| apply::join(netns, &eased, &rules);
+        let captured = self.in_netns(entry, join).await;
         if captured.is_err() {
             self.unserve(entry).await;
         }
@@ -216,12 +218,16 @@ impl Membership {
         if entry.netns.is_none() {
             return Ok(());
         }
-        let rules = Ruleset {
-            writer: self.config.writer,
-            ..rules::render_leaving(self.config.rules)
-        };
+        let rules = self.eased();
         self.in_netns(entry, move |netns| apply::restore(netns, &rules))
             .await
+    }
+
+    fn eased(&self) -> Ruleset {
+        Ruleset {
+            writer: self.config.writer,
+            ..rules::render_eased(self.config.rules)
+        }
     }
 
     /// Takes away what an earlier agent left in a pod that is out of the mesh.
