@@ -6,13 +6,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::Netns;
+use crate::{Netns, sysctl};
 
 /// TCP keepalive: first probe after `time` of silence, then every `interval`, dead after `retries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +293,7 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
 /// # Errors
 /// When the namespace cannot be entered or the kernel lacks the setting (before 5.14).
 pub fn set_tcp_migrate_req(netns: &Netns) -> io::Result<()> {
-    netns.enter(|| std::fs::write(Path::new("/proc/sys/net/ipv4/tcp_migrate_req"), "1"))?
+    netns.enter(|| sysctl::write("net/ipv4/tcp_migrate_req", "1"))?
 }
 
 /// `0.0.0.0` or `[::]` with the port.
