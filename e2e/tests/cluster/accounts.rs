@@ -40,7 +40,6 @@ pub fn waypoints() -> Result<Outcome> {
             "--for=condition=Programmed",
             "--timeout=60s",
         ])?;
-        bed.apply(&key(account))?;
     }
     bed.ready(NAMESPACE)?;
     let bind = |account: &str| -> Result<()> {
@@ -70,61 +69,75 @@ pub fn waypoints() -> Result<Outcome> {
     })?;
     marked(bed, "one", Some("one"))?;
 
-    // Only the waypoint of `one` may reach its pods: not another pod, and not one with the key of the other waypoint.
+    // What the other waypoint sends to them passes theirs as well.
+    bed.apply(&route("two", "one"))?;
+    until(
+        LIMIT,
+        "the other waypoint reaches them through theirs",
+        || {
+            let head = head(bed, "two")?;
+            ensure!(marks(&head) == ["one", "two via one"], "{head}");
+            Ok(())
+        },
+    )?;
+    // They admit their own waypoint alone. Unbound, so that nothing else is in between: its key opens, others do not.
     bed.apply(ONLY_ITS_WAYPOINT)?;
-    let pod = bed.kubectl(&[
-        "get",
-        "pod",
+    bed.kubectl(&[
+        "label",
         "-n",
         NAMESPACE,
+        "sa",
         "one",
-        "-o",
-        "jsonpath={.status.podIP}",
+        "istio.io/use-waypoint-",
     ])?;
-    let direct = format!("http://{pod}:8080/");
-    let refused = |who: &str| {
-        until(LIMIT, "the way past the waypoint is refused", || {
-            let command = ["curl", "-s", "-m", "3", "-o", "/dev/null", &direct];
-            let output = bed.exec(&format!("{NAMESPACE}/{who}"), &command)?;
-            ensure!(
-                !output.status.success(),
-                "{who} reaches the pods of one without its waypoint"
-            );
-            Ok(())
-        })
+    for account in ["one", "two"] {
+        bed.apply(&key(account))?;
+    }
+    bed.ready(NAMESPACE)?;
+    let call = |who: &str| -> Result<String> {
+        let url = format!("http://{}/", bed.service_address(NAMESPACE, "one")?);
+        let pod = format!("{NAMESPACE}/{who}");
+        stdout(bed.exec(&pod, &["curl", "-sf", "-m", "3", &url])?)
     };
-    refused("client1")?;
-    refused("key-of-two")?;
-    marked(bed, "one", Some("one"))?;
-    // The key of its own waypoint opens them.
-    until(LIMIT, "the key of its own waypoint", || {
-        stdout(bed.exec(
-            &format!("{NAMESPACE}/key-of-one"),
-            &["curl", "-sf", "-m", "3", &direct],
-        )?)
-    })?;
+    for who in ["client1", "key-of-two"] {
+        until(LIMIT, "past the waypoint they refuse", || {
+            ensure!(call(who).is_err(), "{who} is let in");
+            Ok(())
+        })?;
+    }
+    until(LIMIT, "the key of their waypoint", || call("key-of-one"))?;
     Ok(Outcome::Passed(format!(
-        "bound accounts pass their own waypoint, an unbound one none; past it neither a client nor the other waypoint's key gets; the mixed Service says \"{condition}\""
+        "bound accounts pass their own waypoint, an unbound one none; what the other waypoint sends passes theirs as well; \
+         their pods refuse a client and the other waypoint's key, and let their waypoint's in; the mixed Service says \
+         \"{condition}\""
     )))
 }
 
-/// Does the answer of a service carry the mark of that waypoint, or of none?
+/// Does the answer of a service carry the mark of that waypoint alone, or none?
 fn marked(bed: &Bed, service: &str, expected: Option<&str>) -> Result<()> {
-    let url = format!("http://{}/", bed.service_address(NAMESPACE, service)?);
-    let pod = format!("{NAMESPACE}/client1");
-    let head = stdout(bed.exec(
-        &pod,
-        &["curl", "-sf", "-m", "3", "-o", "/dev/null", "-D", "-", &url],
-    )?)?;
-    let mark = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case(MARK).then_some(value.trim())
-    });
+    let head = head(bed, service)?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let marks = marks(&head);
     ensure!(
-        mark == expected,
-        "{service}: {MARK} is {mark:?} and not {expected:?}"
+        marks.iter().copied().eq(expected),
+        "{service}: {MARK} is {marks:?} and not {expected:?}"
     );
     Ok(())
+}
+
+/// The head of a service's answer to the client.
+fn head(bed: &Bed, service: &str) -> Result<String> {
+    let url = format!("http://{}/", bed.service_address(NAMESPACE, service)?);
+    let command = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-D", "-", &url];
+    stdout(bed.exec(&format!("{NAMESPACE}/client1"), &command)?)
+}
+
+fn marks(head: &str) -> Vec<&str> {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| name.eq_ignore_ascii_case(MARK))
+        .map(|(_, value)| value.trim())
+        .collect()
 }
 
 /// A server of that account, its service, a waypoint named after it, and a route that marks answers.
@@ -156,15 +169,28 @@ metadata: {{name: {name}-waypoint, namespace: {NAMESPACE}, labels: {{istio.io/wa
 spec:
   gatewayClassName: causeway-waypoint
   listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]
----
+{route}"#,
+        route = route(name, name)
+    )
+}
+
+/// Answers of a service come from that backend, and say so.
+fn route(service: &str, backend: &str) -> String {
+    let mark = if service == backend {
+        service.to_owned()
+    } else {
+        format!("{service} via {backend}")
+    };
+    format!(
+        r#"---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
+metadata: {{name: {service}, namespace: {NAMESPACE}}}
 spec:
-  parentRefs: [{{group: "", kind: Service, name: {name}}}]
+  parentRefs: [{{group: "", kind: Service, name: {service}}}]
   rules:
-  - filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: {MARK}, value: {name}}}]}}}}]
-    backendRefs: [{{name: {name}, port: 80}}]
+  - filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{add: [{{name: {MARK}, value: {mark}}}]}}}}]
+    backendRefs: [{{name: {backend}, port: 80}}]
 "#
     )
 }
