@@ -12,6 +12,8 @@ use serde_json::Value;
 
 #[path = "charts/files.rs"]
 mod files;
+#[path = "charts/globals.rs"]
+mod globals;
 #[path = "charts/rights.rs"]
 mod rights;
 
