@@ -78,6 +78,13 @@ imagePullSecrets:
 {{- if or (.Values.networkPolicy).enabled (eq "true" (include "causeway.global" (list . "networkPolicy.enabled"))) }}true{{ end -}}
 {{- end -}}
 
+{{/* What the chart causeway says to a part means nothing where that part is installed alone. */}}
+{{- define "causeway.alone" -}}
+{{- if and .Chart.IsRoot (hasKey .Values "enabled") -}}
+{{- fail "enabled: only the chart causeway leaves a part away" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Labels of every object. The chart's own name goes in as the second argument: an alias must not change it. */}}
 {{- define "causeway.labels" -}}
 {{- $root := index . 0 -}}
