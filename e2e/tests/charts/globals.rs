@@ -21,7 +21,11 @@ const LEAVES: [(&str, &str, &[&str]); 25] = [
     ("platform", r#""openshift""#, ALL),
     // The control plane refuses a namespace that is not its own.
     ("istioNamespace", r#""elsewhere""#, PROXIES),
-    ("istiodAddress", r#""a.example:1""#, &["waypoint", "ztunnel"]),
+    (
+        "istiodAddress",
+        r#""a.example:1""#,
+        &["waypoint", "ztunnel"],
+    ),
     ("caAddress", r#""ca.example:1""#, PROXIES),
     ("trustDomain", r#""corp""#, PROXIES),
     ("network", r#""east""#, PROXIES),
