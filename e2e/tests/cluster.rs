@@ -16,6 +16,10 @@ mod counts;
 mod echo;
 #[path = "cluster/first.rs"]
 mod first;
+#[path = "cluster/istiod.rs"]
+mod istiod;
+#[path = "cluster/kinds.rs"]
+mod kinds;
 #[path = "cluster/labels.rs"]
 mod labels;
 #[path = "cluster/pages.rs"]
@@ -38,11 +42,13 @@ const SMOKE: [Case; 2] = [
 ];
 
 /// With CLUSTER=all; in this order, since the last ones remove the mesh.
-const FURTHER: [Case; 6] = [
+const FURTHER: [Case; 8] = [
     Case::new("no_start_without_the_agent", away::agent),
     Case::new("gateway_api_conformance", conformance::suite),
     Case::new("waypoint_per_account", accounts::waypoints),
     Case::new("upgrades_under_load", upgrades::under_load),
+    Case::new("kinds_of_workloads", kinds::each),
+    Case::new("drop_in_under_istiod", istiod::drop_in),
     Case::new("uninstall_leaves_nothing", removal::uninstall),
     Case::new("commands_of_the_pages", pages::commands),
 ];

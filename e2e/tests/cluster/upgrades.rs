@@ -16,7 +16,7 @@ const NAMESPACE: &str = "upgrades";
 /// Rollouts of each part.
 const ROUNDS: usize = 10;
 /// Longer than all rollouts of one part can take.
-const SECONDS: &str = "400";
+const SECONDS: &str = "900";
 
 /// The case.
 pub fn under_load() -> Result<Outcome> {
@@ -25,8 +25,10 @@ pub fn under_load() -> Result<Outcome> {
     }
     let shared = bed::shared()?;
     let bed = shared.as_ref().context("started")?;
-    // Rollouts must not wait for connections that never end; what is older than that is cut, and counted.
     bed.meshed()?;
+    // The clients' connections never end by themselves: a drain always takes all of its time, and cuts what is left.
+    bed.upgrade(&["--set", "ztunnel.terminationGracePeriodSeconds=10"])?;
+    bed.rollout(bed::SYSTEM, "ds/ztunnel")?;
     echo::start(bed, NAMESPACE)?;
     echo::join(bed, NAMESPACE)?;
     bed.apply(WAYPOINT)?;
@@ -58,6 +60,7 @@ pub fn under_load() -> Result<Outcome> {
         bed.kubectl(&["label", "namespace", NAMESPACE, label])?;
         told.push(format!("{part}: {}", rolled(bed, namespace, workload)?));
     }
+    bed.upgrade(&[])?;
     Ok(Outcome::Passed(format!(
         "{ROUNDS} rollouts each, 0 failed; {}",
         told.join("; ")
@@ -98,17 +101,18 @@ fn rolled(bed: &Bed, namespace: &str, workload: &str) -> Result<String> {
     for client in ["client1", "client2"] {
         bed.exec(&format!("{NAMESPACE}/{client}"), &["touch", "/stop"])?;
     }
-    let mut told = Vec::new();
+    let (mut told, mut good) = (Vec::new(), true);
     for (who, caller) in callers {
         let counts = Counts::parse(&bed::stdout(caller.wait_with_output()?)?)?;
-        ensure!(counts.requests > 100, "{who} hardly called: {counts:?}");
-        ensure!(counts.failed == 0, "{workload}: {who}: {counts:?}");
         told.push(format!(
-            "{who} {} requests, {}",
-            counts.requests, counts.cuts
+            "{who} {} requests, {} failed, {}",
+            counts.requests, counts.failed, counts.cuts
         ));
+        good &= counts.requests > 100 && counts.failed == 0;
     }
-    Ok(format!("{:.0} s, {}", took.as_secs_f64(), told.join(", ")))
+    let told = told.join(", ");
+    ensure!(good, "{workload}: {told}");
+    Ok(format!("{:.0} s, {}", took.as_secs_f64(), told))
 }
 
 const WAYPOINT: &str = r#"apiVersion: gateway.networking.k8s.io/v1
