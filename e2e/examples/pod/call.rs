@@ -151,7 +151,9 @@ struct Lost {
 /// One request; the whole answer must come, with status 200.
 fn exchange(connection: &mut TcpStream, authority: &str) -> Result<(), Lost> {
     let lost = |error, any_answer| Lost { error, any_answer };
-    write!(connection, "GET / HTTP/1.1\r\nhost: {authority}\r\n\r\n")
+    let request = format!("GET / HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+    connection
+        .write_all(request.as_bytes())
         .map_err(|error| lost(error, false))?;
     let mut answer = Vec::new();
     loop {

@@ -144,6 +144,8 @@ fn install_istiod(bed: &Bed) -> Result<()> {
             "-n",
             bed::SYSTEM,
             "--create-namespace",
+            // Definitions that an earlier mesh of ours has left.
+            "--take-ownership",
         ];
         if !values.is_empty() {
             command.extend(["--set", values]);

@@ -89,9 +89,10 @@ pub fn uninstall() -> Result<Outcome> {
 }
 
 /// docs/operations.md says that these stay: the root, and what Kubernetes itself makes.
-const KEPT: [&str; 4] = [
+const KEPT: [&str; 5] = [
     "configmap/istio-ca-root-cert",
     "configmap/kube-root-ca.crt",
+    "lease.coordination.k8s.io/causeway-control-plane",
     "secret/causeway-ca",
     "serviceaccount/default",
 ];
