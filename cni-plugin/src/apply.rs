@@ -10,6 +10,7 @@ use crate::rules::{Returns, Ruleset, TABLE, Writer};
 mod iptables;
 mod netlink;
 mod nft;
+mod open;
 mod route;
 
 use route::Family;
@@ -49,6 +50,28 @@ pub fn install(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
         }
         done
     })
+}
+
+/// As [`install`], for a pod that runs: its open connections go on outside of the mesh until they end. `eased` are the rules
+/// under which the kernel gets to know them ([`crate::rules::render_eased`]).
+///
+/// # Errors
+/// See [`ApplyError`]; may be retried.
+pub fn join(netns: &Netns, eased: &Ruleset, rules: &Ruleset) -> Result<(), ApplyError> {
+    let known = inside(netns, || {
+        let done = write(eased).map(|()| open::acquaint());
+        if done.is_err() {
+            let _ = erase(rules.table);
+        }
+        done
+    })?;
+    match known {
+        Ok(0) => {}
+        Ok(known) => tracing::info!(known, "connections from before stay outside of the mesh"),
+        // Without the kernel's help (nf_conntrack_netlink) they end, as with Istio's CNI: no reason to stay outside.
+        Err(error) => tracing::warn!(%error, "connections from before will be reset"),
+    }
+    install(netns, rules)
 }
 
 /// As [`install`], for a pod that is in the mesh already: on failure what was there stays, since without any rule its
@@ -110,7 +133,7 @@ pub fn check(netns: &Netns, rules: &Ruleset) -> Result<(), ApplyError> {
     })
 }
 
-fn inside(netns: &Netns, work: impl FnOnce() -> Result<(), ApplyError>) -> Result<(), ApplyError> {
+fn inside<T>(netns: &Netns, work: impl FnOnce() -> Result<T, ApplyError>) -> Result<T, ApplyError> {
     netns.enter(work).map_err(ApplyError::Netns)?
 }
 

@@ -11,7 +11,7 @@ mod switches;
 mod text;
 
 pub use host::{host, probe_sets};
-pub use pod::{render, render_leaving, render_switched};
+pub use pod::{render, render_eased, render_switched};
 pub use switches::{Interface, Switches};
 
 /// Name of our table in a pod, family `inet`.
@@ -192,10 +192,6 @@ pub enum Match {
     ArrivesBy(Interface),
     /// A process here sent the packet; it was not forwarded.
     HasSocket,
-    /// The packet opens a TCP connection: SYN, and none of ACK, RST, FIN. The kernel may begin to track an older
-    /// connection with any packet of it; redirected then, that connection would be reset. Not rendered for iptables,
-    /// where the rules are Istio's.
-    Opens,
 }
 
 /// What a rule does.

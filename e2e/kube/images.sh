@@ -7,9 +7,11 @@ mk pause.tar $PAUSE_IMAGE --entrypoint '["/pause"]' --user 65535:65535 $BIN/paus
 # a shell with the usual applets, plus curl, ip, nft, iptables copied from this machine with their libraries
 mk tools.tar e2e.local/tools:1 --ldd --entrypoint '["/bin/sleep"]' --cmd '["infinity"]' \
   --text "/etc/passwd=root:x:0:0:root:/root:/bin/sh" --text "/etc/nsswitch.conf=hosts: files dns" \
-  $(for a in sh ls cat sleep wget nc nslookup httpd ps env hostname id grep tar mount netstat ping; do echo --link /bin/$a=/bin/busybox; done) \
+  $(for a in sh ls cat sleep wget nc nslookup httpd ps env hostname id grep tar mount netstat ping touch rm od tr sed; do echo --link /bin/$a=/bin/busybox; done) \
   ${POD:+$POD=/bin/pod} /bin/busybox /usr/bin/curl /sbin/ip=/sbin/ip /usr/sbin/nft=/sbin/nft $(ls /lib/x86_64-linux-gnu/libnss_{dns,files}.so.2 2>/dev/null)
 [ ! -e $BIN/coredns ] || mk coredns.tar e2e.local/coredns:1 --entrypoint '["/coredns"]' $BIN/coredns=/coredns
+# istiod, for the cases under it
+[ ! -e $BIN/pilot-discovery ] || mk pilot.tar e2e.local/pilot:1 --ldd --entrypoint '["/usr/local/bin/pilot-discovery"]' --user 1337:1337 $BIN/pilot-discovery=/usr/local/bin/pilot-discovery
 # The conformance images, under the names that the suite's manifests use: their repository is read from there.
 if [ -e $BIN/echo-basic ]; then
   suite=$(cd $HERE/../tools/gateway-api && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api/conformance)

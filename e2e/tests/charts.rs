@@ -12,6 +12,8 @@ use serde_json::Value;
 
 #[path = "charts/files.rs"]
 mod files;
+#[path = "charts/globals.rs"]
+mod globals;
 #[path = "charts/rights.rs"]
 mod rights;
 
@@ -223,6 +225,10 @@ fn a_variable_of_the_user_wins_and_stands_there_once() {
         "env.SAME_NODE=tunnel",
         "--set",
         "env.WORKER_SPIN=50us",
+        "--set",
+        "meshConfig.defaultConfig.proxyMetadata.NETWORK=east,network=west",
+        "--set",
+        "meshConfig.defaultConfig.proxyMetadata.WORKER_SPIN=1us",
     ];
     let rendered = manifests(&render(&helm, "ztunnel", &set));
     let set = rendered.iter().find(|object| object["kind"] == "DaemonSet");
@@ -237,5 +243,6 @@ fn a_variable_of_the_user_wins_and_stands_there_once() {
     }
     assert_eq!(values["SAME_NODE"], ["tunnel"]);
     assert_eq!(values["WORKER_SPIN"], ["50us"]);
+    assert_eq!(values["NETWORK"], ["east"]);
     assert!(values.values().all(|v| v.len() == 1), "{values:?}");
 }

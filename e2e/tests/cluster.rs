@@ -2,18 +2,32 @@
 //! (e2e/kube). `make e2e-cluster` runs all, `make test` the first two; what could not run does not count as passed, therefore
 //! without libtest.
 
+#[path = "cluster/accounts.rs"]
+mod accounts;
 #[path = "cluster/away.rs"]
 mod away;
 #[path = "cluster/bed.rs"]
 mod bed;
+#[path = "cluster/conformance.rs"]
+mod conformance;
 #[path = "cluster/counts.rs"]
 mod counts;
 #[path = "cluster/echo.rs"]
 mod echo;
 #[path = "cluster/first.rs"]
 mod first;
+#[path = "cluster/istiod.rs"]
+mod istiod;
+#[path = "cluster/kinds.rs"]
+mod kinds;
 #[path = "cluster/labels.rs"]
 mod labels;
+#[path = "cluster/pages.rs"]
+mod pages;
+#[path = "cluster/removal.rs"]
+mod removal;
+#[path = "cluster/upgrades.rs"]
+mod upgrades;
 #[path = "cluster/wire.rs"]
 mod wire;
 
@@ -28,7 +42,16 @@ const SMOKE: [Case; 2] = [
 ];
 
 /// With CLUSTER=all; in this order, since the last ones remove the mesh.
-const FURTHER: [Case; 1] = [Case::new("agent_away", away::agent)];
+const FURTHER: [Case; 8] = [
+    Case::new("no_start_without_the_agent", away::agent),
+    Case::new("gateway_api_conformance", conformance::suite),
+    Case::new("waypoint_per_account", accounts::waypoints),
+    Case::new("upgrades_under_load", upgrades::under_load),
+    Case::new("kinds_of_workloads", kinds::each),
+    Case::new("drop_in_under_istiod", istiod::drop_in),
+    Case::new("uninstall_leaves_nothing", removal::uninstall),
+    Case::new("commands_of_the_pages", pages::commands),
+];
 
 fn main() -> ExitCode {
     let mut cases = SMOKE.to_vec();

@@ -275,7 +275,7 @@ impl Enrolment {
         // So that a SYN that waits at a closing listener moves to its successor's. A namespace where this may not be
         // written works all the same, with resets during an upgrade.
         if let Err(error) = sys::socket::set_tcp_migrate_req(&pod.netns) {
-            tracing::debug!(uid = %pod.uid, "tcp_migrate_req cannot be set: {error}");
+            tracing::warn!(uid = %pod.uid, "an upgrade may reset new connections of the pod: tcp_migrate_req cannot be set: {error}");
         }
         let opened = listeners::open(&pod.netns, &self.wanted, self.workers.count())
             .and_then(|listeners| Ok((listeners, self.serve_dns(pod)?)));

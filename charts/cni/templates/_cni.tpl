@@ -11,6 +11,42 @@
 {{ coalesce (get $root.Values $name | toString) (get $own $name) (get $tables.default $name) | default "" }}
 {{- end -}}
 
+{{- define "cni.chained" -}}
+{{ include "cni.of" (list . "chained") | default "true" }}
+{{- end -}}
+
+{{/* Values that would do nothing. */}}
+{{- define "cni.check" -}}
+{{- $file := include "cni.of" (list . "cniConfFileName") -}}
+{{- if eq (include "cni.chained" .) "false" -}}
+{{- if .Values.istioOwnedCNIConfig -}}
+{{- fail "istioOwnedCNIConfig: a copy of the cluster's configuration has the plugin in its list: set chained=true, or istioOwnedCNIConfig=false" -}}
+{{- end -}}
+{{- if and $file (not (hasSuffix ".conf" $file)) -}}
+{{- fail (printf "cniConfFileName: %q would hold one plugin (chained is false), and only files named *.conf are read as such" $file) -}}
+{{- end -}}
+{{- else if eq (include "cni.of" (list . "provider")) "multus" -}}
+{{- fail "provider: multus calls plugins that have a file of their own: set chained=false and cniConfDir=/etc/cni/multus/net.d, or leave provider empty" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What somebody must know who puts pods into the mesh here. */}}
+{{- define "cni.warnings" -}}
+{{- if eq (include "cni.of" (list . "provider")) "multus" }}
+
+Multus calls the plugin only for pods with the annotation `k8s.v1.cni.cncf.io/networks: default/causeway-cni`. Others in the
+mesh START BEFORE THEY ARE CAPTURED, and talk plain text until the agent has found them.
+{{- else if hasSuffix "/vendor-cni-chain" (include "cni.of" (list . "cniConfDir")) }}
+
+OpenShift's multus calls the plugin for every pod, since OpenShift 4.18. See that yours does:
+
+  oc -n openshift-multus get configmap multus-daemon-config -o yaml | grep vendor-cni-chain
+
+Where this prints nothing, pods START BEFORE THEY ARE CAPTURED, and talk plain text until the agent has found them. So do pods
+that start after a reboot of their node and before its agent, as the plugin's file does not outlive a reboot.
+{{- end }}
+{{- end -}}
+
 {{- define "cni.seLinux" -}}
 {{- if .Values.seLinuxOptions -}}
 {{ toYaml .Values.seLinuxOptions }}

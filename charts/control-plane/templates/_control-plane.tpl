@@ -3,15 +3,25 @@
 {{ .Values.serviceName }}{{ if not (or (empty $revision) (eq $revision "default")) }}-{{ $revision }}{{ end }}
 {{- end -}}
 
-{{- define "control-plane.domain" -}}
-{{ coalesce .Values.clusterDomain (include "causeway.global" (list . "proxy.clusterDomain")) "cluster.local" }}
+{{/* Where policies hold mesh-wide. */}}
+{{- define "control-plane.rootNamespace" -}}
+{{ .Values.meshConfig.rootNamespace | default .Release.Namespace }}
+{{- end -}}
+
+{{/* Others would look for it where global.istioNamespace says. */}}
+{{- define "control-plane.check" -}}
+{{- with include "causeway.global" (list . "istioNamespace") -}}
+{{- if ne . $.Release.Namespace -}}
+{{- fail (printf "global.istioNamespace: others would look for the control plane in %q, but this release has it in %q: leave it empty, or install with -n %s. (Where policies hold mesh-wide: meshConfig.rootNamespace.)" . $.Release.Namespace .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "control-plane.serverNames" -}}
 {{- $names := list -}}
 {{- range list (include "control-plane.service" .) "istiod" | uniq -}}
 {{- $host := printf "%s.%s" . $.Release.Namespace -}}
-{{- $names = concat $names (list (printf "%s.svc" $host) (printf "%s.svc.%s" $host (include "control-plane.domain" $)) $host) -}}
+{{- $names = concat $names (list (printf "%s.svc" $host) (printf "%s.svc.%s" $host (include "causeway.clusterDomain" $)) $host) -}}
 {{- end -}}
 {{ concat $names (list "localhost" "127.0.0.1" "::1") | join "," }}
 {{- end -}}
@@ -47,9 +57,9 @@
   value: {{ . | quote }}
 {{- end }}
 - name: DOMAIN
-  value: {{ include "control-plane.domain" . | quote }}
+  value: {{ include "causeway.clusterDomain" . | quote }}
 - name: ROOT_NAMESPACE
-  value: {{ include "causeway.namespace" . | quote }}
+  value: {{ include "control-plane.rootNamespace" . | quote }}
 - name: SERVER_NAMES
   value: {{ include "control-plane.serverNames" . | quote }}
 - name: CA_TRUSTED_NODE_ACCOUNTS

@@ -12,16 +12,21 @@ can be packaged alone (`make charts` and a test see to it that they are equal).
 {{- end -}}
 {{- end -}}
 
-{{/* Namespace of the mesh's own objects and mesh-wide policies. */}}
-{{- define "causeway.namespace" -}}
-{{ coalesce .Values.istioNamespace (include "causeway.global" (list . "istioNamespace")) .Release.Namespace }}
+{{/* Namespace of the control plane. Only a waypoint is installed elsewhere by its nature. */}}
+{{- define "causeway.istioNamespace" -}}
+{{- $usual := ternary "istio-system" .Release.Namespace (eq .Chart.Name "waypoint") -}}
+{{ coalesce .Values.istioNamespace (include "causeway.global" (list . "istioNamespace")) $usual }}
 {{- end -}}
 
 {{/* Address of whoever configures the mesh: ours or an istiod; both are called istiod. */}}
 {{- define "causeway.istiod" -}}
 {{- $revision := .Values.revision | default "" -}}
 {{- $name := ternary "istiod" (printf "istiod-%s" $revision) (or (empty $revision) (eq $revision "default")) -}}
-{{ coalesce (include "causeway.global" (list . "istiodAddress")) (printf "%s.%s.svc:15012" $name (include "causeway.namespace" .)) }}
+{{ coalesce (include "causeway.global" (list . "istiodAddress")) (printf "%s.%s.svc:15012" $name (include "causeway.istioNamespace" .)) }}
+{{- end -}}
+
+{{- define "causeway.clusterDomain" -}}
+{{ coalesce .Values.clusterDomain (include "causeway.global" (list . "proxy.clusterDomain")) "cluster.local" }}
 {{- end -}}
 
 {{/* A value with a slash is a whole image; else hub/name:tag. */}}
@@ -73,6 +78,13 @@ imagePullSecrets:
 {{- if or (.Values.networkPolicy).enabled (eq "true" (include "causeway.global" (list . "networkPolicy.enabled"))) }}true{{ end -}}
 {{- end -}}
 
+{{/* What the chart causeway says to a part means nothing where that part is installed alone. */}}
+{{- define "causeway.alone" -}}
+{{- if and .Chart.IsRoot (hasKey .Values "enabled") -}}
+{{- fail "enabled: only the chart causeway leaves a part away" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Labels of every object. The chart's own name goes in as the second argument: an alias must not change it. */}}
 {{- define "causeway.labels" -}}
 {{- $root := index . 0 -}}
@@ -84,9 +96,13 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 helm.sh/chart: {{ index . 1 }}-{{ $root.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* Variables of a container: those of the chart, but the `env` value wins: include "causeway.variables" (list . $theirs) */}}
+{{/*
+Variables of a container: those of the chart, but `env` wins, and Istio's proxyMetadata before the chart's:
+include "causeway.variables" (list . $theirs)
+*/}}
 {{- define "causeway.variables" -}}
-{{- $set := (index . 0).Values.env | default dict -}}
+{{- $values := (index . 0).Values -}}
+{{- $set := merge dict ($values.env | default dict) ((($values.meshConfig).defaultConfig).proxyMetadata | default dict) -}}
 {{- range index . 1 | fromYamlArray }}
 {{- if not (hasKey $set .name) }}
 - {{ toYaml . | nindent 2 | trim }}

@@ -33,7 +33,7 @@ gateway.networking.k8s.io/gateway-class-name: {{ .Values.gateway.className }}
   value: {{ . | quote }}
 {{- end }}
 - name: CLUSTER_DOMAIN
-  value: {{ .Values.clusterDomain | quote }}
+  value: {{ include "causeway.clusterDomain" . | quote }}
 - name: ISTIO_META_WORKLOAD_NAME
   value: {{ include "waypoint.name" . | quote }}
 - name: TERMINATION_GRACE_PERIOD

@@ -13,6 +13,8 @@
 - name: TRUST_DOMAIN
   value: {{ . | quote }}
 {{- end }}
+- name: CLUSTER_DOMAIN
+  value: {{ include "causeway.clusterDomain" . | quote }}
 - name: RUST_LOG
   value: {{ include "causeway.logLevel" . | quote }}
 - name: LOG_FORMAT
@@ -34,10 +36,6 @@
   valueFrom:
     resourceFieldRef:
       resource: requests.cpu
-{{- range $name, $value := ((.Values.meshConfig).defaultConfig).proxyMetadata }}
-- name: {{ $name }}
-  value: {{ $value | toString | quote }}
-{{- end }}
 {{- end -}}
 
 {{/* OpenShift confines containers by SELinux; this one enters other pods' namespaces. */}}

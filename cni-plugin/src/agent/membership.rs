@@ -123,7 +123,7 @@ impl Membership {
 
     async fn serve_then_capture(&self, entry: &Entry) -> Result<(), EnrollError> {
         let done = match self.ztunnel.add(&entry.for_ztunnel()).await {
-            Ok(()) => self.capture(entry).await,
+            Ok(()) => self.join(entry).await,
             Err(refused) => Err(refused.into()),
         };
         if done.is_err() && entry.leaving_since.is_none() {
@@ -175,11 +175,18 @@ impl Membership {
 
     async fn capture(&self, entry: &Entry) -> Result<(), EnrollError> {
         let rules = self.rules(&entry.switches);
-        // A failure must not take away what open connections need.
+        self.in_netns(entry, move |netns| apply::install(netns, &rules))
+            .await
+    }
+
+    /// Captures a pod that runs.
+    async fn join(&self, entry: &Entry) -> Result<(), EnrollError> {
+        let (eased, rules) = (self.eased(), self.rules(&entry.switches));
+        // In one that was leaving, the kernel knows what is open, and a failure must not take away what that needs.
         let leaving = entry.leaving_since.is_some();
         self.in_netns(entry, move |netns| match leaving {
             true => apply::restore(netns, &rules),
-            false => apply::install(netns, &rules),
+            false => apply::join(netns, &eased, &rules),
         })
         .await
     }
@@ -224,13 +231,6 @@ impl Membership {
         Ok(())
     }
 
-    fn eased(&self) -> Ruleset {
-        Ruleset {
-            writer: self.config.writer,
-            ..rules::render_leaving(self.config.rules)
-        }
-    }
-
     /// Captures nothing new, and leaves what is open through ztunnel its way.
     async fn ease(&self, entry: &Entry) -> Result<(), EnrollError> {
         if entry.netns.is_none() {
@@ -239,6 +239,13 @@ impl Membership {
         let rules = self.eased();
         self.in_netns(entry, move |netns| apply::restore(netns, &rules))
             .await
+    }
+
+    fn eased(&self) -> Ruleset {
+        Ruleset {
+            writer: self.config.writer,
+            ..rules::render_eased(self.config.rules)
+        }
     }
 
     /// Looks whether an earlier agent left rules in a pod that is out of the mesh. A ztunnel may carry connections by them,

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use sys::socket::{ConnectOptions, ListenOptions, any_address, connect_tcp, listen_tcp};
 
+mod older;
 mod strays;
 mod writers;
 
@@ -206,7 +207,8 @@ fn a_pod_without_ipv6_gets_its_ipv4_routing() {
     remove(&netns).unwrap();
 }
 
-fn accepted_port(listeners: &[(u16, TcpListener)]) -> u16 {
+/// The port and the connection of the first that some listener gets.
+fn accepted(listeners: &[(u16, TcpListener)]) -> (u16, TcpStream) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
     let mut wanted: Vec<_> = listeners
@@ -216,10 +218,15 @@ fn accepted_port(listeners: &[(u16, TcpListener)]) -> u16 {
     poll(&mut wanted, PollTimeout::NONE).unwrap();
     let ready = wanted.iter().position(|fd| fd.any() == Some(true)).unwrap();
     let (port, listener) = &listeners[ready];
-    let (mut stream, _) = listener.accept().unwrap();
+    let (stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(false).unwrap();
+    (*port, stream)
+}
+
+fn accepted_port(listeners: &[(u16, TcpListener)]) -> u16 {
+    let (port, mut stream) = accepted(listeners);
     stream.write_all(b"!").unwrap();
-    *port
+    port
 }
 
 fn dial(to: &str, mark: Option<u32>) -> TcpStream {

@@ -305,7 +305,6 @@ fn module(found: &Match, is_last: bool) -> String {
         Match::Protocol(protocol) if is_last => format!(" -m {protocol}"),
         Match::HasSocket => " -m owner --socket-exists".into(),
         Match::Protocol(_)
-        | Match::Opens
         | Match::Source(..)
         | Match::Destination(..)
         | Match::DestinationIn(..)

@@ -42,11 +42,12 @@ pub fn render_switched(options: Options, switches: &Switches) -> Ruleset {
     }
 }
 
-/// The rules for a pod that leaves the mesh while ztunnel still serves what is open: nothing new is captured, and the
-/// replies of the pod still find ztunnel. The chains of NAT stay without a rule, since the kernel would forget the
+/// The rules between in and out. For a pod that leaves the mesh while ztunnel still serves what is open: nothing new is
+/// captured, and the replies of the pod still find ztunnel. For one that comes in while it runs: the kernel begins to track
+/// its connections. The chains of NAT stay without a rule, since the kernel would forget the
 /// translation of open connections together with the last of them.
 #[must_use]
-pub fn render_leaving(options: Options) -> Ruleset {
+pub fn render_eased(options: Options) -> Ruleset {
     let mut rules = render_switched(
         Options {
             dns: false,
@@ -145,7 +146,7 @@ fn mark_out() -> Chain {
 fn redirect_in(options: Options, switches: &Switches) -> Chain {
     let mut rules = Vec::new();
     for &interface in &switches.reroute {
-        let guest = [Match::ArrivesBy(interface), TCP, Match::Opens];
+        let guest = [Match::ArrivesBy(interface), TCP];
         rules.push(rule(
             &guest,
             Action::Redirect(OUTBOUND),
@@ -178,7 +179,7 @@ fn redirect_inbound(options: Options) -> Vec<Rule> {
     for loopback in loopbacks(options) {
         let elsewhere = Match::Destination(Is::Not, loopback);
         let not_hbone = Match::DestinationPort(Protocol::Tcp, Is::Not, INBOUND_HBONE);
-        let matches = [elsewhere, not_hbone, Match::Opens, NOT_FROM_PROXY];
+        let matches = [elsewhere, not_hbone, NOT_FROM_PROXY];
         rules.push(rule(
             &matches,
             Action::Redirect(INBOUND_PLAIN),
@@ -211,7 +212,7 @@ fn redirect_out(options: Options) -> Chain {
     }
     for loopback in loopbacks(options) {
         let elsewhere = Match::Destination(Is::Not, loopback);
-        let matches = [elsewhere, TCP, Match::Opens, NOT_FROM_PROXY];
+        let matches = [elsewhere, TCP, NOT_FROM_PROXY];
         rules.push(rule(&matches, Action::Redirect(OUTBOUND), "outbound"));
     }
     let (hook, priority) = (Hook::Output, Priority::Dstnat);
@@ -233,7 +234,7 @@ fn redirect_dns(options: Options) -> Vec<Rule> {
         let elsewhere = Match::Destination(Is::Not, loopback);
         let tcp = Match::DestinationPort(Protocol::Tcp, Is::Equal, DNS);
         rules.push(rule(
-            &[elsewhere, tcp, Match::Opens, NOT_FROM_PROXY],
+            &[elsewhere, tcp, NOT_FROM_PROXY],
             to_proxy,
             "DNS over TCP",
         ));

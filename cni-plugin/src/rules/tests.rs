@@ -46,8 +46,8 @@ fn the_rules_are_those_of_the_golden_files() {
 #[test]
 fn a_pod_that_leaves_keeps_what_open_connections_need() {
     golden_of(
-        "leaving.nft",
-        &render_leaving(Options {
+        "eased.nft",
+        &render_eased(Options {
             dns: true,
             ipv6: true,
         }),

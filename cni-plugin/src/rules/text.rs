@@ -114,7 +114,6 @@ impl fmt::Display for Match {
             Self::DestinationPort(protocol, is, port) => {
                 write!(f, "{protocol} dport {}{port}", Prefix(is))
             }
-            Self::Opens => f.write_str("tcp flags syn / fin,syn,rst,ack"),
             Self::Source(is, ip) => write!(f, "{} saddr {}{ip}", Family(ip), Prefix(is)),
             Self::Destination(is, ip) => write!(f, "{} daddr {}{ip}", Family(ip), Prefix(is)),
             Self::DestinationIn(set, ipv6) => {

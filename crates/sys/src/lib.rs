@@ -19,6 +19,7 @@ pub mod seqpacket;
 /// TCP sockets with the options that traffic capture needs.
 pub mod socket;
 
+mod sysctl;
 #[cfg(test)]
 mod testing;
 

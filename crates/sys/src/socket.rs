@@ -1,16 +1,17 @@
 //! TCP and UDP sockets for a transparent proxy: listeners that several processes share, dials that keep the
 //! original source address, the original destination of a redirected connection. Called by ztunnel
 //! (wrapped in `Netns::enter`), by the CNI agent's tests and by the demo.
+use std::cell::Cell;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::Netns;
+use crate::{Netns, sysctl};
 
 /// TCP keepalive: first probe after `time` of silence, then every `interval`, dead after `retries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,29 +138,28 @@ pub fn connect_tcp(destination: SocketAddr, options: &ConnectOptions) -> io::Res
             set_transparent(&socket, destination)?;
             dial_from(socket, destination, source, options)
         }
-        Some(source) => dial_from_any_port(destination, source, options),
+        Some(source) => dial_from_any_port(destination, source, options, apart()),
     }
 }
 
-/// An odd port, which clients of Linux take last (their `connect` prefers even ones): a connection of that very address which
-/// reaches the destination without us would else be taken for ours once both have chosen the same port, and hang. When the
-/// odd ports are used up, any.
+/// One of these ports, or any if they are taken.
 fn dial_from_any_port(
     destination: SocketAddr,
     source: SocketAddr,
     options: &ConnectOptions,
+    ports: impl IntoIterator<Item = u16>,
 ) -> io::Result<TcpStream> {
-    let socket = new_tcp(destination)?;
-    set_transparent(&socket, destination)?;
-    // `bind` prefers odd ports. With it, ports in use for other destinations count as free.
-    socket.set_reuse_address(true)?;
-    match dial_from(socket, destination, source, options) {
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE)
-            ) => {}
-        done => return done,
+    for port in ports {
+        let socket = new_tcp(destination)?;
+        set_transparent(&socket, destination)?;
+        // The same port towards another destination is no obstacle.
+        socket.set_reuse_address(true)?;
+        let mut source = source;
+        source.set_port(port);
+        match dial_from(socket, destination, source, options) {
+            Err(e) if is_taken(&e) => {}
+            done => return done,
+        }
     }
     let socket = new_tcp(destination)?;
     set_transparent(&socket, destination)?;
@@ -167,6 +167,28 @@ fn dial_from_any_port(
     // Without it, everything works as before.
     let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
     dial_from(socket, destination, source, options)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    // By another socket, by another connection, or by `ip_unprivileged_port_start`.
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [libc::EADDRINUSE, libc::EADDRNOTAVAIL, libc::EACCES].contains(&code))
+}
+
+/// Two ports that a client hardly ever has by itself: below those that Linux gives out, and odd where it gives out all,
+/// since `connect` prefers even ones. A connection of that very address which reaches the destination without us would
+/// else be taken for ours once both have chosen the same port, and hang.
+fn apart() -> [u16; 2] {
+    const FIRST: u16 = 10_241;
+    const LAST: u16 = 32_767;
+    thread_local! {
+        static NEXT: Cell<u16> = Cell::new(FIRST | (RandomState::new().hash_one(()) % 16_384) as u16);
+    }
+    [(); 2].map(|()| {
+        let port = NEXT.get();
+        NEXT.set(if port < LAST { port + 2 } else { FIRST });
+        port
+    })
 }
 
 fn dial_from(
@@ -271,7 +293,7 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
 /// # Errors
 /// When the namespace cannot be entered or the kernel lacks the setting (before 5.14).
 pub fn set_tcp_migrate_req(netns: &Netns) -> io::Result<()> {
-    netns.enter(|| std::fs::write(Path::new("/proc/sys/net/ipv4/tcp_migrate_req"), "1"))?
+    netns.enter(|| sysctl::write("net/ipv4/tcp_migrate_req", "1"))?
 }
 
 /// `0.0.0.0` or `[::]` with the port.

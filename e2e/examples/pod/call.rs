@@ -1,16 +1,18 @@
 //! The callers: `keep` holds a connection and opens another when that one was closed, as HTTP clients do; `new` opens one per
-//! request. Printed at the end: requests, failed ones with their reasons, connections that could not be made, and cuts.
+//! request. They end after a time, or when there is a file `/stop`. Printed at the end: requests, failed ones with their reasons, connections that could not be made, and cuts.
 
 use std::{
     collections::BTreeMap,
     error::Error,
     io::{self, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream, ToSocketAddrs as _},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const STOP: &str = "/stop";
 /// Between two requests of a caller.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -80,7 +82,7 @@ pub fn run(mode: &str, url: &str, (seconds, callers): (&str, &str)) -> Result<()
 fn calls(authority: &str, keep: bool, (start, end): (Instant, Instant)) -> Counts {
     let mut counts = Counts::default();
     let mut kept: Option<TcpStream> = None;
-    while Instant::now() < end {
+    while Instant::now() < end && !Path::new(STOP).exists() {
         counts.requests += 1;
         if let Err(error) = one(authority, &mut kept, &mut counts) {
             let why = format!("{error}, told at {} s", start.elapsed().as_secs());
@@ -149,7 +151,9 @@ struct Lost {
 /// One request; the whole answer must come, with status 200.
 fn exchange(connection: &mut TcpStream, authority: &str) -> Result<(), Lost> {
     let lost = |error, any_answer| Lost { error, any_answer };
-    write!(connection, "GET / HTTP/1.1\r\nhost: {authority}\r\n\r\n")
+    let request = format!("GET / HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+    connection
+        .write_all(request.as_bytes())
         .map_err(|error| lost(error, false))?;
     let mut answer = Vec::new();
     loop {

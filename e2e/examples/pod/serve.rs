@@ -36,11 +36,10 @@ fn answer(mut connection: TcpStream, body: &str) -> std::io::Result<()> {
         }
         if line.is_empty() {
             let body = if probe { "ready\n" } else { body };
-            write!(
-                connection,
-                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
-                body.len()
-            )?;
+            // In one piece, as servers send small answers.
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            connection.write_all(answer.as_bytes())?;
         }
     }
     Ok(())

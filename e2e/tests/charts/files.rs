@@ -58,6 +58,45 @@ fn closed(at: &str, schema: &Value, faults: &mut Vec<String>) {
     }
 }
 
+/// What a user may take away (`null`): templates do without.
+const MAY_GO: [&str; 11] = [
+    "affinity",
+    "dnsConfig",
+    "global",
+    "minAvailable",
+    "multiCluster",
+    "networkPolicy",
+    "priorityClassName",
+    "resources",
+    "seLinuxOptions",
+    "seccompProfile",
+    "updateStrategy",
+];
+
+/// Faults of a schema that lets go what templates need.
+fn required(at: &str, values: &Value, schema: &Value, faults: &mut Vec<String>) {
+    let (Some(values), Some(_)) = (values.as_object(), schema["properties"].as_object()) else {
+        return;
+    };
+    for (name, value) in values {
+        let part = &schema["properties"][name];
+        let needed = match value {
+            Value::Object(_) => part["properties"].is_object(),
+            Value::String(text) => !text.is_empty(),
+            Value::Array(_) | Value::Null => false,
+            Value::Bool(_) | Value::Number(_) => true,
+        };
+        if MAY_GO.contains(&name.as_str()) || !needed {
+            continue;
+        }
+        let listed = schema["required"].as_array();
+        if !listed.is_some_and(|names| names.contains(&Value::from(name.as_str()))) {
+            faults.push(format!("{at}.{name}: not in `required` of the schema"));
+        }
+        required(&format!("{at}.{name}"), value, part, faults);
+    }
+}
+
 /// Faults of values that the schema does not describe, and the other way round.
 fn described(at: &str, values: &Value, schema: &Value, faults: &mut Vec<String>) {
     let (Some(values), Some(properties)) = (values.as_object(), schema["properties"].as_object())
@@ -91,6 +130,7 @@ fn schemas_describe_every_value_and_list_every_name() {
         let values = yaml(&read(format!("charts/{chart}/values.yaml")));
         closed(chart, &schema, &mut faults);
         described(chart, &values, &schema, &mut faults);
+        required(chart, &values, &schema, &mut faults);
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

@@ -29,7 +29,12 @@ fn what_the_charts_set_are_settings_that_exist() {
     let mut rendered = manifests(&render(
         &helm,
         "causeway",
-        &["--set", "global.trustDomain=t,global.network=n"],
+        &[
+            "--set",
+            "global.trustDomain=t,global.network=n,global.caAddress=ca:1,global.platform=openshift",
+            "--set",
+            "global.imagePullPolicy=Always,global.imagePullSecrets={p}",
+        ],
     ));
     rendered.extend(manifests(&render(&helm, "waypoint", &[])));
     let config = rendered
@@ -40,6 +45,7 @@ fn what_the_charts_set_are_settings_that_exist() {
         ("ztunnel", "ztunnel"),
         ("waypoint", "waypoint"),
         ("cni", "cni-agent"),
+        ("control-plane", "control-plane"),
     ] {
         let after = page
             .split(&format!("\n## {section}\n"))

@@ -180,6 +180,11 @@ impl Bed {
         Ok(text(&output.stdout))
     }
 
+    /// One of Kubernetes' own programs, or of those that test it.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// A program in the namespace of the control plane.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -290,6 +295,24 @@ impl Bed {
             self.rollout(SYSTEM, workload)?;
         }
         Ok(())
+    }
+
+    /// No mesh of ours, whoever installed one.
+    pub fn gone(&self) -> Result<()> {
+        if self
+            .helm(&["list", "-n", SYSTEM, "-q"])?
+            .contains("causeway")
+        {
+            self.uninstall()?;
+        }
+        Ok(())
+    }
+
+    /// As docs/operations.md says.
+    pub fn uninstall(&self) -> Result<()> {
+        let uninstall = ["uninstall", "causeway", "-n", SYSTEM];
+        self.helm(&[&uninstall[..], &["--wait", "--timeout", "5m"]].concat())
+            .map(drop)
     }
 
     /// Pods of a namespace, and whether each says that it is captured.

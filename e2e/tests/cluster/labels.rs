@@ -59,6 +59,8 @@ pub fn in_and_out() -> Result<Outcome> {
             counts.failed == 0,
             "{who}: {counts:?}, in and out done at {changes:?} s"
         );
+        // Not even one that a client could have made up for.
+        ensure!(counts.cuts.contains("cut={}"), "{who}: {counts:?}");
         told.push(format!(
             "{who}: {} requests, {}",
             counts.requests, counts.cuts

@@ -53,13 +53,6 @@ pub(super) fn matches<P: Pusher>(list: List<P>, found: &Match) -> List<P> {
             Is::Equal,
             interface.padded(),
         ),
-        Match::Opens => {
-            const FLAGS_AT: u32 = 13;
-            const FIN_SYN_RST_ACK: u8 = 0x17;
-            const SYN: u8 = 2;
-            let list = load_payload(list, PayloadBase::TransportHeader, FLAGS_AT, 1);
-            compare(bits(list, &[FIN_SYN_RST_ACK], &[0]), Is::Equal, &[SYN])
-        }
         Match::HasSocket => compare(
             load_meta(list, MetaKeys::Skuid),
             Is::Not,
@@ -153,16 +146,16 @@ fn compare<P: Pusher>(list: List<P>, is: Is, value: &[u8]) -> List<P> {
 
 /// register := (register & mask) ^ xor, in host order like marks.
 fn bitwise<P: Pusher>(list: List<P>, mask: u32, xor: u32) -> List<P> {
-    bits(list, &mask.to_ne_bytes(), &xor.to_ne_bytes())
-}
-
-/// The same of as many bytes as both have.
-fn bits<P: Pusher>(list: List<P>, mask: &[u8], xor: &[u8]) -> List<P> {
-    let len = u32::try_from(mask.len()).expect("a register is short");
     let data = list.nested_elem().nested_data_bitwise();
-    let data = data.push_sreg(REGISTER).push_dreg(REGISTER).push_len(len);
-    let data = data.nested_mask().push_value(mask).end_nested();
-    let data = data.nested_xor().push_value(xor).end_nested();
+    let data = data.push_sreg(REGISTER).push_dreg(REGISTER).push_len(4);
+    let data = data
+        .nested_mask()
+        .push_value(&mask.to_ne_bytes())
+        .end_nested();
+    let data = data
+        .nested_xor()
+        .push_value(&xor.to_ne_bytes())
+        .end_nested();
     data.end_nested().end_nested()
 }
 

@@ -1,5 +1,5 @@
-//! Nothing that a client sends ahead of its SYN gets that SYN past the rules, though they look at SYNs alone: what came ahead
-//! has an entry of connection tracking by then, and a packet of an old entry asks no rule of NAT.
+//! Nothing that a client sends ahead of its SYN gets that SYN past the rules: what came ahead has an entry of connection
+//! tracking by then, and a packet of an old entry asks no rule of NAT.
 use std::net::Ipv4Addr;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -9,7 +9,15 @@ use super::*;
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const APPLICATION: u16 = 8080;
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
+/// A signature (RFC 2385), and the end of the list.
+const SIGNED: [u8; 20] = {
+    let mut options = [0; 20];
+    (options[0], options[1]) = (19, 18);
+    options
+};
 
 #[test]
 fn no_packet_ahead_of_a_syn_gets_it_past_the_rules() {
@@ -30,40 +38,45 @@ fn no_packet_ahead_of_a_syn_gets_it_past_the_rules() {
         .unwrap();
     let to = SockAddr::from(SocketAddr::from((POD, 0)));
     let mut port = 20_000;
-    for flags in 0..=u8::MAX {
-        for (acknowledged, payload) in [(0, 0), (1, 100), (u32::MAX, 0)] {
-            port += 1;
-            let packet = segment(port, flags, acknowledged, payload);
-            raw.send_to(&packet, &to).unwrap();
-            if flags == ACK {
-                answer_is_a_reset(&mut raw, port);
-            }
-            let options = ConnectOptions {
-                source: Some((CLIENT, port).into()),
-                ..ConnectOptions::default()
-            };
-            let to = (POD, APPLICATION).into();
-            let stream = client.enter(|| connect_tcp(to, &options).unwrap()).unwrap();
-            let entered = accepted_port(&listeners);
-            assert_eq!(
-                entered, 15006,
-                "after {flags:#04x}, {acknowledged}, {payload} B"
-            );
-            drop(stream);
+    let plain = (0..=u8::MAX).flat_map(|flags| {
+        [(0, 0), (1, 100), (u32::MAX, 0)].map(|(acked, payload)| (flags, acked, &[][..], payload))
+    });
+    // A listener drops these without a word, so that nothing closes their entries.
+    let signed = [ACK, ACK | PSH, ACK | FIN].map(|flags| (flags, 1, &SIGNED[..], 0));
+    for (flags, acknowledged, options, payload) in plain.chain(signed) {
+        port += 1;
+        let packet = segment(port, flags, acknowledged, options, payload);
+        raw.send_to(&packet, &to).unwrap();
+        if flags == ACK && options.is_empty() {
+            answer_is_a_reset(&mut raw, port);
         }
+        let from = ConnectOptions {
+            source: Some((CLIENT, port).into()),
+            ..ConnectOptions::default()
+        };
+        let to = (POD, APPLICATION).into();
+        let stream = client.enter(|| connect_tcp(to, &from).unwrap()).unwrap();
+        let entered = accepted_port(&listeners);
+        assert_eq!(
+            entered, 15006,
+            "after {flags:#04x}, {acknowledged}, {options:?}, {payload} B"
+        );
+        drop(stream);
     }
 }
 
 /// A TCP segment (RFC 9293, 3.1) from a port of the client.
-fn segment(port: u16, flags: u8, acknowledged: u32, payload: usize) -> Vec<u8> {
+fn segment(port: u16, flags: u8, acknowledged: u32, options: &[u8], payload: usize) -> Vec<u8> {
     let mut segment = Vec::new();
     segment.extend(port.to_be_bytes());
     segment.extend(APPLICATION.to_be_bytes());
     segment.extend(7_u32.to_be_bytes());
     segment.extend(acknowledged.to_be_bytes());
-    // Five words of header, the flags, a window, no checksum yet, no urgent pointer.
-    segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    segment.resize(20 + payload, b'x');
+    // Words of the header, the flags, a window, no checksum yet, no urgent pointer.
+    let words = u8::try_from(5 + options.len() / 4).unwrap();
+    segment.extend([words << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(options);
+    segment.resize(segment.len() + payload, b'x');
     let mut summed = [CLIENT.octets(), POD.octets()].concat();
     summed.extend([0, 6]);
     summed.extend(u16::try_from(segment.len()).unwrap().to_be_bytes());

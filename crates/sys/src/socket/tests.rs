@@ -132,28 +132,35 @@ fn a_dial_keeps_a_source_address_that_is_not_ours() {
 }
 
 #[test]
-fn a_foreign_source_gets_an_odd_port_while_there_are_some_and_then_any() {
+fn a_foreign_source_gets_a_port_that_clients_have_not_and_any_when_those_are_taken() {
     if !root("a spoofed source") {
         return;
     }
     let netns = pod();
     run_in(&netns, "ip -4 route add local 192.0.2.7/32 dev lo");
+    let source = "192.0.2.7:0".parse().unwrap();
     let options = ConnectOptions {
-        source: Some("192.0.2.7:0".parse().unwrap()),
+        source: Some(source),
         ..Default::default()
     };
     netns
         .enter(|| {
-            let range = "/proc/sys/net/ipv4/ip_local_port_range";
-            std::fs::write(range, "40000 40031").unwrap();
             let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default());
             let listener = listener.unwrap();
             let to = listener.local_addr().unwrap();
-            let mut open = vec![dial(to, &options)];
-            assert_eq!(open[0].local_addr().unwrap().port() % 2, 1);
-            open.resize_with(32, || dial(to, &options));
-            let refused = connect_tcp(to, &options).unwrap_err();
-            assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable);
+            let first = dial(to, &options).local_addr().unwrap().port();
+            let open: Vec<_> = (0..100).map(|_| dial(to, &options)).collect();
+            for port in open.iter().map(|one| one.local_addr().unwrap().port()) {
+                assert!(port % 2 == 1 && port < 32_768 && port != first, "{port}");
+            }
+            let taken = open[0].local_addr().unwrap().port();
+            let other = listen_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default());
+            let other = other.unwrap().local_addr().unwrap();
+            for (to, expected) in [(other, true), (to, false)] {
+                let again = dial_from_any_port(to, source, &options, [taken]).unwrap();
+                let port = again.local_addr().unwrap().port();
+                assert_eq!(port == taken, expected, "{to} from {port}");
+            }
         })
         .unwrap();
 }
