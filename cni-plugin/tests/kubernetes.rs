@@ -117,6 +117,23 @@ async fn a_pod_that_started_while_nobody_was_there_is_found_and_follows_its_labe
 }
 
 #[tokio::test]
+async fn when_the_list_is_lost_the_first_ztunnel_hears_of_who_was_captured() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (pod, host) = (Pod::new("web"), Netns::create().unwrap());
+    process(&node, &pod, &host);
+    let mounts = node.path("host").display().to_string();
+    running(&node, "ambient.istio.io/redirection: enabled", "");
+    node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    // Who is not named there is cut off.
+    let (_ztunnel, named) = Ztunnel::connect(&node).await;
+    assert_eq!(named, [heard(&pod)]);
+    until(|| pod.is_captured()).await;
+}
+
+#[tokio::test]
 async fn a_pod_from_a_file_is_found_by_its_hash_and_stays_in_when_its_object_is_made_anew() {
     if !root() {
         return;

@@ -35,6 +35,8 @@ pub struct Membership {
     pub shutdown: Shutdown,
     /// Held while a pod goes in or out, so that a CNI call and a label change never interleave.
     pub turn: Arc<Mutex<()>>,
+    /// True once pods that the list lacks were looked for, if it was lost: before that, no ztunnel is told of any pod.
+    pub found_once: watch::Sender<bool>,
     /// True once every pod was looked at: before that, nothing is known to be out.
     pub through_once: watch::Sender<bool>,
     /// True from the moment on at which the mesh leaves this node for good.
@@ -232,7 +234,7 @@ impl Membership {
     }
 
     /// Captures nothing new, and leaves what is open through ztunnel its way.
-    async fn ease(&self, entry: &Entry) -> Result<(), EnrollError> {
+    pub(super) async fn ease(&self, entry: &Entry) -> Result<(), EnrollError> {
         if entry.netns.is_none() {
             return Ok(());
         }
@@ -337,4 +339,4 @@ pub(super) enum Wanted {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

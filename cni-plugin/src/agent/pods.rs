@@ -97,6 +97,7 @@ pub struct Store {
     writing: Mutex<()>,
     file: PathBuf,
     places: Places,
+    was_lost: bool,
     version: watch::Sender<u64>,
 }
 
@@ -110,20 +111,23 @@ impl Store {
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let entries: Vec<Entry> = match std::fs::read(file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                let aside = file.with_extension("damaged");
-                tracing::error!(%error, path = %file.display(), aside = %aside.display(),
-                    "the list of pods cannot be read; pods that run keep their rules");
-                // Kept for a look; when even that fails the next write replaces it.
-                let _ = std::fs::rename(file, aside);
-                Vec::new()
-            }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let kept: Option<Vec<Entry>> = match std::fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .inspect_err(|error| {
+                    let aside = file.with_extension("damaged");
+                    tracing::error!(%error, path = %file.display(), aside = %aside.display(),
+                        "the list of pods cannot be read; pods that run keep their rules");
+                    // Kept for a look; when even that fails the next write replaces it.
+                    let _ = std::fs::rename(file, aside);
+                })
+                .ok(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
-        let entries = entries
+        let was_lost = kept.is_none();
+        let entries = kept
             .into_iter()
+            .flatten()
             .map(|entry: Entry| entry.reopened(places))
             .map(|e| (e.key(), e))
             .collect();
@@ -132,8 +136,15 @@ impl Store {
             writing: Mutex::new(()),
             file: file.to_owned(),
             places: places.clone(),
+            was_lost,
             version: watch::Sender::new(0),
         })
+    }
+
+    /// Was there no list that could be read? Perhaps no agent was here before; perhaps pods are in the mesh that it lacks.
+    #[must_use]
+    pub fn was_lost(&self) -> bool {
+        self.was_lost
     }
 
     /// Has the runtime taken the pod's namespace away? Our descriptor alone would keep it alive for ever.
@@ -307,6 +318,7 @@ mod tests {
         store.remove(&entry("b").key());
         drop(store);
         let again = open(&file);
+        assert!(!again.was_lost());
         let orphans: Vec<_> = again.all().iter().map(|e| again.is_orphan(e)).collect();
         assert_eq!(orphans, [false, false, true]);
         assert_eq!(again.leaving()[0].leaving_since, Some(7));
@@ -346,7 +358,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pods.json");
         std::fs::write(&file, b"[{\"namespace\":7").unwrap();
-        assert!(open(&file).all().is_empty());
+        let store = open(&file);
+        assert!(store.all().is_empty() && store.was_lost());
         assert!(file.with_extension("damaged").exists());
     }
 }

@@ -10,6 +10,7 @@ use objects::enroll::Decision;
 use runtime::readiness::Pending;
 use tokio::time::{Instant, sleep_until};
 
+use super::annotate::ENABLED;
 use super::find::Found;
 use super::leave;
 use super::membership::{EnrollError, Membership, Opening, Wanted};
@@ -37,6 +38,7 @@ pub async fn run(members: Arc<Membership>, first: Pending) {
         changes.mark_unchanged();
         connected.mark_unchanged();
         let found = adopt_lost(&members).await;
+        members.found_once.send_replace(true);
         verified = verified || verify_all(&members).await;
         let settled = reconcile(&members).await && verified && found;
         if first.take().is_some() {
@@ -229,9 +231,14 @@ async fn adopt(members: &Membership, key: PodKey, seen: Seen, uid: String, found
         (before.enrolled, before.served, before.leaving_since)
     });
     entry.leaving_since = leaving;
+    let wanted = seen.decision == Decision::In;
+    // The list was lost, and no ztunnel has heard of any pod yet: what was captured is in it again before one does, and its
+    // rules are looked at next.
+    let was_in =
+        wanted && !*members.found_once.borrow() && seen.redirection.as_deref() == Some(ENABLED);
     // What should be out counts as in, so that whatever an earlier agent left there is taken out.
-    entry.enrolled = enrolled || (seen.decision != Decision::In && leaving.is_none());
-    entry.served = served;
+    entry.enrolled = enrolled || was_in || (!wanted && leaving.is_none());
+    entry.served = served || was_in;
     tracing::info!(
         namespace = entry.namespace,
         pod = entry.name,
