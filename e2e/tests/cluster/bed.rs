@@ -169,7 +169,13 @@ impl Bed {
         command.spawn().with_context(|| format!("e2e/kube/{name}"))
     }
 
-    fn script(&self, name: &str, arguments: &[&str]) -> Result<String> {
+    /// Something of the cluster's own files.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// One of e2e/kube's scripts, to its end.
+    pub fn script(&self, name: &str, arguments: &[&str]) -> Result<String> {
         let output = self.script_command(name, arguments).output()?;
         ensure!(
             output.status.success(),
