@@ -388,17 +388,18 @@ impl Bed {
 
     /// A command on a node; what it printed.
     pub fn on_node(&self, number: usize, command: &[&str]) -> Result<String> {
+        stdout(self.node_command(number, command)?.output()?)
+    }
+
+    /// A command on a node, in all of its namespaces.
+    pub fn node_command(&self, number: usize, command: &[&str]) -> Result<Command> {
         let mut entered = Command::new("nsenter");
         entered
-            .args([
-                "-t",
-                &self.node(number)?.to_string(),
-                "--mount",
-                "--net",
-                "--uts",
-            ])
-            .args(command);
-        stdout(entered.stdin(Stdio::null()).output()?)
+            .args(["-t", &self.node(number)?.to_string()])
+            .args(["--mount", "--net", "--uts", "--pid"])
+            .args(command)
+            .stdin(Stdio::null());
+        Ok(entered)
     }
 
     /// The pid of a node's pid 1 as seen here: to look into its namespaces.

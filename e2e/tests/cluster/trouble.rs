@@ -1,7 +1,7 @@
 //! Parts are killed or stopped while clients call: what went on, how long recovery took, and that nothing went in plain text.
 
 use std::{
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -93,13 +93,10 @@ struct Trouble {
 impl Trouble {
     fn told(&self, bed: &Bed) -> Result<String> {
         let url = format!("http://{}/", bed.service_address(NAMESPACE, "web")?);
-        // The client of the other node: its own node stays.
-        let pod = format!("{NAMESPACE}/client2");
         let mut took = Duration::ZERO;
         let mut counts = None;
         let seen = wire::looked_at(bed, || {
-            let command = ["/bin/pod", "call", "new", &url, self.seconds];
-            let caller = bed.begin_exec(&pod, &command)?;
+            let caller = caller(bed, &url, self.seconds)?;
             let start = Instant::now();
             (self.happens)(bed)?;
             until(LIMIT, "it is over", || (self.over)(bed))?;
@@ -127,6 +124,28 @@ impl Trouble {
             counts.requests
         ))
     }
+}
+
+/// Begins to call from the client of the second node, which stays; past the API server, which does not always.
+fn caller(bed: &Bed, url: &str, seconds: &str) -> Result<Child> {
+    const CLIENT: &str = "labels.\"io.kubernetes.pod.name\"==client2,labels.\"io.kubernetes.pod.namespace\"==trouble,\
+        labels.\"io.kubernetes.container.name\"==client";
+    let ctr = ["ctr", "-n", "k8s.io"];
+    let list = ["containers", "ls", "-q", CLIENT];
+    let containers = bed.on_node(2, &[&ctr[..], &list].concat())?;
+    // Those of an earlier pod of that name have no process.
+    let tasks = bed.on_node(2, &[&ctr[..], &["tasks", "ls"]].concat())?;
+    let runs = |id: &&str| {
+        let mut tasks = tasks.lines().filter(|line| line.starts_with(id));
+        tasks.any(|line| line.contains("RUNNING"))
+    };
+    let container = containers.split_whitespace().find(runs);
+    let container = container.context("the client does not run")?;
+    let run = ["tasks", "exec", "--exec-id", "caller", container];
+    let call = ["/bin/pod", "call", "new", url, seconds];
+    let mut command = bed.node_command(2, &[&ctr[..], &run, &call].concat())?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command.spawn()?)
 }
 
 /// Ends the process of that name on the first node as a fault would.
