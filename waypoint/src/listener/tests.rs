@@ -3,6 +3,7 @@
 
 mod bounds;
 mod drain;
+mod ends;
 mod policies;
 mod telemetry;
 mod warming;

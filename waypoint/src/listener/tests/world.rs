@@ -447,6 +447,14 @@ fn switched(request: Request<Incoming>) -> Reply {
     response.body(nothing).unwrap()
 }
 
+/// A head and a first piece, and no end.
+fn endless() -> Reply {
+    let body = Full::new(Bytes::from_static(b"first"));
+    let body = body.with_trailers(std::future::pending()).boxed_unsync();
+    let response = Response::builder().header("transfer-encoding", "chunked");
+    response.body(body).unwrap()
+}
+
 async fn echo(
     request: Request<Incoming>,
     to: SocketAddr,
@@ -457,6 +465,8 @@ async fn echo(
     }
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().unwrap().to_string();
+    // Before the request's body: an early answer.
+    let early = path.starts_with("/early");
     let mut headers = head.headers.clone();
     if let Some(authority) = head.uri.authority() {
         headers.insert("host", authority.as_str().parse().unwrap());
@@ -465,6 +475,12 @@ async fn echo(
         .unwrap()
         .push((head.method.to_string(), path.clone(), headers));
     let calls = seen.lock().unwrap().len();
+    if early || path.starts_with("/stream") {
+        if early {
+            drop(Shutdown::new().spawn_aside(body.collect()));
+        }
+        return Ok(endless());
+    }
     let collected = body.collect().await.map_err(std::io::Error::other)?;
     let trailers = collected.trailers().cloned();
     let body = collected.to_bytes();
