@@ -297,12 +297,7 @@ impl Tries<'_> {
         exchange: &Exchange,
         host: &Arc<Host>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Return), Failed>> + use<'a> {
-        let http2 = match self.live.config.http {
-            UpstreamHttp::Http1 => false,
-            UpstreamHttp::Http2 => true,
-            UpstreamHttp::AsClient => exchange.head.version == Version::HTTP_2,
-        };
-        let http2 = http2 && exchange.upgrade.is_none();
+        let http2 = speaks_http2(&self.live, exchange) && exchange.upgrade.is_none();
         let target = host.endpoint.target.clone();
         let original = exchange
             .tunnel
@@ -349,6 +344,15 @@ impl Tries<'_> {
                 return Err(not_answered(&error, upload.failed()));
             }
         }
+    }
+}
+
+/// The version of HTTP that a cluster is sent this request in.
+fn speaks_http2(live: &Live, exchange: &Exchange) -> bool {
+    match live.config.http {
+        UpstreamHttp::Http1 => false,
+        UpstreamHttp::Http2 => true,
+        UpstreamHttp::AsClient => exchange.head.version == Version::HTTP_2,
     }
 }
 

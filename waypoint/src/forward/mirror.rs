@@ -1,9 +1,9 @@
 //! Copies of requests: sent when the whole request is known, at most so many at a time, answers not read.
 
 use super::head::request_head;
-use super::original_endpoint;
+use super::{original_endpoint, speaks_http2};
 use crate::cluster::{Guard, Live};
-use crate::model::cluster::{Discovery, UpstreamHttp};
+use crate::model::cluster::Discovery;
 use crate::model::route::Forward;
 use crate::proxy::Proxy;
 use crate::request::Exchange;
@@ -32,7 +32,7 @@ pub fn start(proxy: &Arc<Proxy>, exchange: &Exchange, forward: &Forward) {
         else {
             continue;
         };
-        let http2 = live.config.http == UpstreamHttp::Http2;
+        let http2 = speaks_http2(&live, exchange);
         let Some((method, uri, mut headers)) = request_head(exchange, http2) else {
             continue;
         };

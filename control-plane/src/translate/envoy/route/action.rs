@@ -1,5 +1,7 @@
 //! What a rule does with a request: forward by weight, redirect, or (when its backends are no good) answer with an error.
 
+use std::collections::BTreeSet;
+
 use envoy_types::pb::envoy::config::{
     core::v3::DataSource,
     route::v3::{
@@ -33,6 +35,7 @@ pub(super) struct Translation<'t, 'a> {
     pub served: &'t Served<'a>,
     pub faults: &'t mut Vec<Fault>,
     pub other_backends: &'t mut Vec<&'a Service>,
+    pub called: &'t mut BTreeSet<(&'a str, &'a str, u16)>,
 }
 
 /// One backend of a rule whose weight is above 0.
@@ -199,6 +202,9 @@ impl<'a> Translation<'_, 'a> {
                 }
                 let port = ports(service).find(|port| port.number == wanted)?;
                 let meta = &service.metadata;
+                if rule.route.is_grpc() {
+                    self.called.insert((&meta.namespace, &meta.name, wanted));
+                }
                 let host = index.mesh.hostname(&meta.namespace, &meta.name);
                 // Where the protocol is not known the request at hand is HTTP.
                 let layer = port.layers().first().copied().unwrap_or(Layer::Http);
