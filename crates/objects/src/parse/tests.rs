@@ -334,6 +334,7 @@ fn good_routes_and_grants_are_taken() {
         method("service: a.b_c.D, method: E"),
         method("method: E1"),
         method("type: RegularExpression, service: 'a|b'"),
+        method("type: RegularExpression, service: '(\\w{1,100}){5}'"),
         cors("allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*']"),
         cors("allowOrigins: ['https://*.a.example:8443', 'http://a', 'https://*']"),
         grant(
@@ -359,6 +360,12 @@ fn the_kinds_and_filters_of_routes_are_checked() {
         (
             method("method: a.b"),
             at("rules[0].matches[0].method.method: `a.b` is no method name"),
+        ),
+        (
+            method("type: RegularExpression, service: '(\\w{1,100}){5}', method: '(\\w{1,100}){5}'"),
+            at(
+                "rules[0].matches[0].method: `/(\\w{1,100}){5}/(\\w{1,100}){5}` is no regular expression: Compiled regex exceeds size limit of 1048576 bytes.",
+            ),
         ),
         (
             method("type: Prefix, method: a"),

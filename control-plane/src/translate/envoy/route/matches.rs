@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
-use objects::{GrpcMethodMatch, HeaderMatch, RouteMatch as Wanted};
+use objects::{CallPath, GrpcMethodMatch, HeaderMatch, RouteMatch as Wanted};
 
 use super::super::{super::routes::Match, pack};
 
@@ -45,32 +45,11 @@ fn of_http(wanted: &Wanted) -> Path<'_> {
     }
 }
 
-/// gRPC calls `/service/method`.
 fn of_grpc(wanted: &GrpcMethodMatch) -> Path<'static> {
-    let regex = wanted.r#type.as_deref() == Some("RegularExpression");
-    // What stands beside `|` must stay on its side.
-    let part = |text: &str| {
-        if regex && text.contains('|') {
-            format!("(?:{text})")
-        } else {
-            text.to_owned()
-        }
-    };
-    match (wanted.service.as_deref(), wanted.method.as_deref()) {
-        (Some(service), None) if regex => Path::Regex(format!("/{}/.+", part(service)).into()),
-        (Some(service), None) => Path::Prefix(format!("/{service}/").into()),
-        (None, method) => {
-            let method = method.map_or_else(|| ".+".into(), part);
-            Path::Regex(format!("/[^/]+/{method}").into())
-        }
-        (Some(service), Some(method)) => {
-            let path = format!("/{}/{}", part(service), part(method)).into();
-            if regex {
-                Path::Regex(path)
-            } else {
-                Path::Exact(path)
-            }
-        }
+    match wanted.path() {
+        CallPath::Exact(path) => Path::Exact(path.into()),
+        CallPath::Prefix(path) => Path::Prefix(path.into()),
+        CallPath::Regex(path) => Path::Regex(path.into()),
     }
 }
 
