@@ -1,9 +1,11 @@
 //! The body of an answer on its way down: counts, watches deadlines, and ends the request's record.
 
 use crate::cluster::{Counters, Guard, HostState};
+use crate::filters::rbac;
 use crate::pace::Busy;
 use crate::report::Record;
 use crate::upstream::{BodyError, Return};
+use crate::verdict::Leave;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -39,6 +41,8 @@ pub struct Download {
     source: Source,
     record: Option<Box<Record>>,
     held: Held,
+    /// There while bytes of an endpoint may still come.
+    leave: Option<Leave>,
     busy: Option<Busy>,
     deadline: Option<Pin<Box<Sleep>>>,
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
@@ -53,6 +57,7 @@ impl Download {
             source,
             record: Some(record),
             held,
+            leave: None,
             busy: None,
             deadline: None,
             idle: None,
@@ -60,13 +65,14 @@ impl Download {
         }
     }
 
-    /// A body from an endpoint; `deadline` is when the route's time is up.
-    pub fn upstream(body: Incoming, record: Box<Record>, held: Held) -> Self {
+    /// A body from an endpoint, which ends when the leave to send it is taken.
+    pub fn upstream(body: Incoming, record: Box<Record>, held: Held, leave: Leave) -> Self {
         let source = Source::Upstream(body);
         Self {
             source,
             record: Some(record),
             held,
+            leave: Some(leave),
             busy: None,
             deadline: None,
             idle: None,
@@ -105,7 +111,15 @@ impl Download {
         }
         self.held = Held::default();
         self.record = None;
+        self.leave = None;
         self.busy = None;
+    }
+
+    /// Ends the answer for good: a policy forbids it now.
+    fn cut(&mut self, policy: Option<&str>) -> BodyError {
+        let why = rbac::details(policy);
+        self.finish(Some(("UAEX", &why)));
+        "a policy forbids it now".into()
     }
 
     fn note_trailers(&mut self, trailers: &HeaderMap) {
@@ -131,6 +145,9 @@ impl Body for Download {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Some(Err(policy)) = self.leave.as_mut().map(Leave::ask) {
+            return Poll::Ready(Some(Err(self.cut(policy.as_deref()))));
+        }
         let late = self
             .deadline
             .as_mut()
@@ -154,6 +171,10 @@ impl Body for Download {
                 if idle {
                     self.finish(Some(("SI", "stream_idle_timeout")));
                     return Poll::Ready(Some(Err("stream timeout".into())));
+                }
+                let taken = self.leave.as_mut().map(|leave| leave.poll_taken(cx));
+                if let Some(Poll::Ready(policy)) = taken {
+                    return Poll::Ready(Some(Err(self.cut(policy.as_deref()))));
                 }
                 Poll::Pending
             }

@@ -19,6 +19,7 @@ use crate::request::{Chosen, Exchange, answer};
 use crate::retry::{self, Ended};
 use crate::route;
 use crate::upstream::{Connection, DialError, Key, Return, UpBody};
+use crate::verdict::Leave;
 use head::{change_request, request_head, time_limit};
 use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response, Version};
@@ -63,6 +64,7 @@ pub async fn forward(
     };
     let live = proxy.warmed(live).await;
     let timeout = time_limit(&exchange, forward);
+    let mut leave = Leave::of(proxy, &mut exchange);
     change_request(&mut exchange, chosen, forward, target, timeout);
     exchange.record.request = exchange.head.headers.clone();
     mirror::start(proxy, &exchange, forward);
@@ -74,7 +76,12 @@ pub async fn forward(
         counted: Some(counted),
         timeout,
     };
-    match tries.run(&mut exchange).await {
+    let tried = tokio::select! {
+        biased;
+        tried = tries.run(&mut exchange) => tried,
+        policy = leave.taken() => Err(Reason::Denied(policy)),
+    };
+    match tried {
         Err(reason) => {
             let mut response = answer(exchange.record, &reason, config);
             let no_facts = |_: &Format, _: &HeaderMap| String::new();
@@ -88,7 +95,7 @@ pub async fn forward(
             }
             response
         }
-        Ok(done) => respond(proxy, exchange, chosen, target, done),
+        Ok(done) => respond(proxy, exchange, (chosen, target), done, leave),
     }
 }
 
@@ -396,9 +403,9 @@ fn not_answered(error: &hyper::Error, client_failed: bool) -> Failed {
 fn respond(
     proxy: &Arc<Proxy>,
     mut exchange: Exchange,
-    chosen: &Chosen,
-    target: &WeightedTarget,
+    (chosen, target): (&Chosen, &WeightedTarget),
     done: Done,
+    leave: Leave,
 ) -> Response<Download> {
     let Done {
         response,
@@ -440,9 +447,9 @@ fn respond(
     record.response = head.headers.clone();
     head.version = Version::HTTP_11;
     if switching {
-        return upgrade::join(proxy, exchange, head, body, held);
+        return upgrade::join(proxy, exchange, (head, body), held, leave);
     }
-    let download = Download::upstream(body, exchange.record, held)
+    let download = Download::upstream(body, exchange.record, held, leave)
         .until(deadline)
         .idle(idle.or(stream_idle));
     Response::from_parts(head, download)

@@ -1,8 +1,10 @@
-//! What ends a request before its answer has ended: a client that leaves.
+//! What ends a request before its answer has ended: a client that leaves, and a policy.
 
+use super::policies::rbac;
 use super::telemetry::{metrics_show, sum};
 use super::world::{Changes, ECHO, ECHO_VIP, World};
 use super::{action, open};
+use envoy_types::pb::envoy::config::rbac::v3 as rb;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +25,15 @@ async fn sent(world: &World, bytes: &str) -> hbone::tokio::Stream {
         tokio::task::yield_now().await;
     }
     stream
+}
+
+/// The head of an answer.
+async fn head(stream: &mut hbone::tokio::Stream) -> String {
+    let mut got = String::new();
+    while !got.ends_with("\r\n\r\n") {
+        got.push(stream.read_u8().await.unwrap().into());
+    }
+    got
 }
 
 #[tokio::test]
@@ -47,4 +58,45 @@ async fn a_client_that_leaves_ends_its_http1_request() {
     let snapshot = world.proxy.snapshot.load();
     let counters = &snapshot.cluster(ECHO).unwrap().counters;
     assert_eq!(counters.requests.load(Relaxed), 0);
+}
+
+/// Forbids everybody.
+fn closed(manager: &mut HttpConnectionManager) {
+    without_time(manager);
+    manager.http_filters.insert(0, rbac(rb::Rbac::default()));
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_cut_when_a_policy_forbids_it() {
+    let world = World::new(Changes {
+        chain: Some(without_time),
+        ..Changes::default()
+    })
+    .await;
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: echo.app\r\n\r\n");
+    let mut stream = sent(&world, &request("/stream")).await;
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+    let mut waiting = sent(&world, &request("/never")).await;
+    // A change that forbids nothing ends nothing.
+    world.push(&Changes {
+        chain: Some(|manager| {
+            without_time(manager);
+            manager.server_name = "other".into();
+        }),
+        ..Changes::default()
+    });
+    world.push(&Changes {
+        chain: Some(closed),
+        ..Changes::default()
+    });
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    // The first piece, and no last one.
+    assert_eq!(String::from_utf8_lossy(&rest), "5\r\nfirst\r\n");
+    let answer = head(&mut waiting).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let log = world.log();
+    let denied = "rbac_access_denied_matched_policy[none]";
+    assert!(log.contains(&format!("200 UAEX {denied}")), "{log}");
+    assert!(log.contains(&format!("403 - {denied}")), "{log}");
 }
