@@ -284,10 +284,16 @@ fn redirects_say_where_to() {
         "302 when it says nothing"
     );
     assert_eq!(
-        redirect("scheme: https, port: 443").port_redirect,
+        redirect("scheme: https").port_redirect,
         0,
         "the scheme's own port goes without saying"
     );
+    assert_eq!(
+        redirect("port: 80").port_redirect,
+        80,
+        "the client may have come to another"
+    );
+    assert_eq!(redirect("scheme: https, port: 443").port_redirect, 443);
     assert_eq!(redirect("scheme: https, port: 8443").port_redirect, 8443);
     assert_eq!(redirect("port: 443").port_redirect, 443);
     let on_70 = route(
@@ -324,6 +330,35 @@ fn redirects_say_where_to() {
         path("type: ReplacePrefixMatch, replacePrefixMatch: /"),
         Some(PathRewriteSpecifier::RegexRewrite(_))
     ));
+}
+
+#[test]
+fn redirects_replace_prefixes_as_rewrites_do() {
+    let prefix = |matched: &str, new: &str| {
+        let result = rules(&format!(
+            "{{matches: [{{path: {{value: {matched}}}}}], filters: [{{type: RequestRedirect, requestRedirect: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: {new}}}}}}}]}}"
+        ));
+        match result.routes(S80).remove(0).action {
+            Some(Action::Redirect(action)) => action.path_rewrite_specifier,
+            other => panic!("a redirect: {other:?}"),
+        }
+    };
+    for (matched, new, expected) in [
+        ("/", "/xyz", "/xyz/"),
+        ("/foo", "/xyz/", "/xyz"),
+        ("/foo/", "/xyz", "/xyz"),
+    ] {
+        assert_eq!(
+            prefix(matched, new),
+            Some(PathRewriteSpecifier::PrefixRewrite(expected.into())),
+            "{matched} to {new}"
+        );
+    }
+    assert_eq!(
+        prefix("/", "/"),
+        Some(PathRewriteSpecifier::PathRedirect(String::new())),
+        "nothing changes"
+    );
 }
 
 /// What a path becomes by a rewrite, worked out as Envoy does it.
