@@ -2,6 +2,7 @@
 
 use crate::cluster::{Counters, Guard, HostState};
 use crate::filters::rbac;
+use crate::forward::Late;
 use crate::pace::Busy;
 use crate::report::Record;
 use crate::upstream::{BodyError, Return};
@@ -44,7 +45,7 @@ pub struct Download {
     /// There while bytes of an endpoint may still come.
     leave: Option<Leave>,
     busy: Option<Busy>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<dyn Future<Output = Late> + Send>>>,
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
     ended: bool,
 }
@@ -80,10 +81,10 @@ impl Download {
         }
     }
 
-    /// The whole answer must have come by then.
+    /// The whole answer must have come when this ends.
     #[must_use]
-    pub fn until(mut self, deadline: Option<Instant>) -> Self {
-        self.deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+    pub fn until(mut self, up: Option<impl Future<Output = Late> + Send + 'static>) -> Self {
+        self.deadline = up.map(|up| Box::pin(up) as _);
         self
     }
 
@@ -111,6 +112,7 @@ impl Download {
         }
         self.held = Held::default();
         self.record = None;
+        self.deadline = None;
         self.leave = None;
         self.busy = None;
     }
@@ -148,12 +150,13 @@ impl Body for Download {
         if let Some(Err(policy)) = self.leave.as_mut().map(Leave::ask) {
             return Poll::Ready(Some(Err(self.cut(policy.as_deref()))));
         }
-        let late = self
-            .deadline
-            .as_mut()
-            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
-        if late {
-            self.finish(Some(("UT", "response_timeout")));
+        let late = self.deadline.as_mut().map(|up| up.as_mut().poll(cx));
+        if let Some(Poll::Ready(late)) = late {
+            let details = match late {
+                Late::Route => "response_timeout",
+                Late::Try => "upstream_per_try_timeout",
+            };
+            self.finish(Some(("UT", details)));
             return Poll::Ready(Some(Err("upstream request timeout".into())));
         }
         let poll = match &mut self.source {

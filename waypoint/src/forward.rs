@@ -1,6 +1,7 @@
 //! Sending a request to an endpoint: cluster, header changes, tries with their time limits, mirrors, and the
 //! head of the answer. Called by `request` for routes that forward.
 
+mod clock;
 mod head;
 mod mirror;
 mod upgrade;
@@ -20,6 +21,9 @@ use crate::retry::{self, Ended};
 use crate::route;
 use crate::upstream::{Connection, DialError, Key, Return, UpBody};
 use crate::verdict::Leave;
+pub use clock::Late;
+
+use clock::Clock;
 use head::{change_request, request_head, time_limit};
 use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response, Version};
@@ -103,7 +107,7 @@ pub async fn forward(
 struct Done {
     response: Response<Incoming>,
     held: Held,
-    deadline: Option<Instant>,
+    clock: Clock,
     idle: Option<Duration>,
     sent: Instant,
 }
@@ -207,8 +211,20 @@ impl Tries<'_> {
         exchange.record.went.address = Some(upstream_host(&host.endpoint.target, original));
         let per_try = policy.and_then(|policy| policy.per_try_timeout);
         let sent = Instant::now();
+        let clock = Clock {
+            upload: exchange.upload.clone(),
+            route: self.timeout,
+            own: per_try.map(|limit| sent + limit),
+        };
         let work = self.attempt(exchange, &host);
-        let result = self.limited(exchange, per_try, work).await;
+        let result = tokio::select! {
+            biased;
+            result = work => result,
+            late = clock.clone().up() => Err(match late {
+                Late::Route => Failed::Final(Reason::Timeout),
+                Late::Try => Failed::Ended(Ended::TimedOut, Reason::TryTimeout),
+            }),
+        };
         let now = self.proxy.now();
         let (response, connection) = match result {
             Ok(pair) => pair,
@@ -233,7 +249,7 @@ impl Tries<'_> {
                 request: None,
                 retry: None,
             },
-            deadline: self.deadline(exchange),
+            clock,
             idle: self.forward.idle_timeout,
             sent,
         };
@@ -259,37 +275,6 @@ impl Tries<'_> {
         let draws = policy.map_or(1, |policy| policy.pick_attempts);
         self.live
             .pick(self.proxy.now(), &mut rand::rng(), tried, draws)
-    }
-
-    /// Runs a try under its own limit and the route's. The route's time begins when the whole request has come.
-    async fn limited<T>(
-        &self,
-        exchange: &Exchange,
-        per_try: Option<Duration>,
-        work: impl Future<Output = Result<T, Failed>>,
-    ) -> Result<T, Failed> {
-        let upload = exchange.upload.clone();
-        let timeout = self.timeout;
-        let route = async move {
-            let Some(timeout) = timeout else {
-                return std::future::pending().await;
-            };
-            upload.ended().await;
-            let begun = upload.ended_at().unwrap_or_else(Instant::now);
-            tokio::time::sleep_until(begun + timeout).await;
-        };
-        let own = async move {
-            match per_try {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            result = work => result,
-            () = route => Err(Failed::Final(Reason::Timeout)),
-            () = own => Err(Failed::Ended(Ended::TimedOut, Reason::TryTimeout)),
-        }
     }
 
     /// When the route's time is up; unknown while the client still sends.
@@ -410,7 +395,7 @@ fn respond(
     let Done {
         response,
         held,
-        deadline,
+        clock,
         idle,
         sent,
     } = done;
@@ -450,7 +435,7 @@ fn respond(
         return upgrade::join(proxy, exchange, (head, body), held, leave);
     }
     let download = Download::upstream(body, exchange.record, held, leave)
-        .until(deadline)
+        .until(clock.runs().then(|| clock.up()))
         .idle(idle.or(stream_idle));
     Response::from_parts(head, download)
 }

@@ -44,7 +44,7 @@ pub const ECHO_TCP: &str = "inbound-vip|90|tcp|echo.app.svc.cluster.local";
 const SET: &str = "istio-master-20260827";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What the echo saw, newest last: method, path, headers.
+/// What the echo saw, newest last: method, path, headers; `end` with its body, of a request that was answered before.
 pub type Seen = Arc<Mutex<Vec<(String, String, http::HeaderMap)>>>;
 
 pub struct World {
@@ -477,7 +477,12 @@ async fn echo(
     let calls = seen.lock().unwrap().len();
     if early || path.starts_with("/stream") {
         if early {
-            drop(Shutdown::new().spawn_aside(body.collect()));
+            drop(Shutdown::new().spawn_aside(async move {
+                let body = body.collect().await.unwrap().to_bytes();
+                let text = String::from_utf8_lossy(&body).into_owned();
+                let end = ("end".to_owned(), text, http::HeaderMap::new());
+                seen.lock().unwrap().push(end);
+            }));
         }
         return Ok(endless());
     }
