@@ -431,6 +431,16 @@ fn retries_and_timeouts() {
     assert_eq!(policy.num_retries.map(|n| n.value), Some(2));
     assert_eq!(default.timeout.map(|time| time.seconds), Some(0), "none");
     assert!(action("retry: {attempts: 0}").retry_policy.is_none());
+    let once = action("retry: {attempts: 0}, timeouts: {backendRequest: 2s}");
+    let once = once.retry_policy.expect("a policy for its time");
+    assert_eq!(
+        (
+            once.num_retries.map(|n| n.value),
+            once.retry_on.as_str(),
+            once.per_try_timeout.map(|time| time.seconds)
+        ),
+        (Some(0), "", Some(2))
+    );
     let policy = action("retry: {attempts: 5, codes: [500, 503], backoff: 100ms}")
         .retry_policy
         .expect("retries");
