@@ -445,6 +445,12 @@ async fn mirrored_requests_arrive_and_do_not_answer() {
         hosts.contains(&"echo.app-shadow".parse().unwrap()),
         "{hosts:?}"
     );
+    // Of a large one there is no copy, which is told.
+    let large = "x".repeat(crate::upload::RECORDED + 1).leak();
+    let got = world.send(request("POST", "/m", &[], large)).await;
+    assert_eq!(got.status, 200);
+    let lost = "waypoint_mirrors_lost_total{destination_service=\"echo.app.svc.cluster.local\",reason=\"too_large\"} 1";
+    telemetry::metrics_show(&world, |metrics| metrics.contains(lost)).await;
 }
 
 #[tokio::test]
