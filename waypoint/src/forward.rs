@@ -74,7 +74,7 @@ pub async fn forward(
     mirror::start(proxy, &exchange, forward);
     let tries = Tries {
         proxy,
-        live: &live,
+        live,
         forward,
         target,
         counted: Some(counted),
@@ -114,7 +114,7 @@ struct Done {
 
 struct Tries<'a> {
     proxy: &'a Arc<Proxy>,
-    live: &'a Arc<Live>,
+    live: Arc<Live>,
     forward: &'a Forward,
     target: &'a WeightedTarget,
     counted: Option<Guard<Counters>>,
@@ -147,6 +147,7 @@ impl Tries<'_> {
             {
                 let pause = retry::pause(policy, n, &mut rand::rng());
                 self.wait(exchange, pause).await?;
+                self.look_again();
             }
             let failed = match self.once(exchange, &mut tried, policy.as_ref()).await {
                 Ok(mut done) => {
@@ -178,6 +179,15 @@ impl Tries<'_> {
             };
         }
         Err(Reason::NoHealthyUpstream)
+    }
+
+    /// Endpoints that have gone since the request came are not tried, and new ones are.
+    fn look_again(&mut self) {
+        let snapshot = self.proxy.snapshot.load();
+        let now = snapshot.cluster(&self.target.cluster);
+        if let Some(live) = now.filter(|live| live.config.discovery != Discovery::Fixed) {
+            self.live = live.clone();
+        }
     }
 
     /// Sleeps, unless the route's time is up first.
