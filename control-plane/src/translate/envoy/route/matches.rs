@@ -11,8 +11,8 @@ use objects::{CallPath, GrpcMethodMatch, HeaderMatch, RouteMatch as Wanted};
 
 use super::super::{super::routes::Match, pack};
 
-/// How specific a match is; the greater goes first. Of HTTP: exact path, longer prefix, expression, then method, number
-/// of headers, number of query parameters. Of gRPC: characters of the service, of the method, number of headers.
+/// How specific a match is; the greater goes first. Of HTTP: exact path, longer prefix, expression, any path, then method,
+/// number of headers, number of query parameters. Of gRPC: characters of the service, of the method, number of headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank([usize; 5]);
 
@@ -73,9 +73,13 @@ pub(super) fn rank(wanted: Match<'_>) -> Rank {
 fn rank_of_http(wanted: &Wanted) -> Rank {
     let (kind, length) = match of_http(wanted) {
         Path::Exact(value) => (3, value.len()),
-        // A `/` at its end is no part of a prefix, but for the root.
-        Path::Prefix(value) => (2, value.trim_end_matches('/').len().max(1)),
         Path::Regex(value) => (1, value.len()),
+        // A `/` at its end is no part of a prefix.
+        Path::Prefix(value) => match value.trim_end_matches('/') {
+            // Every path: before an expression it would leave that nothing.
+            "" => (0, 0),
+            value => (2, value.len()),
+        },
     };
     Rank([
         kind,

@@ -1,6 +1,7 @@
 //! HTTPRoutes.
 //! Long because all its tables write and read a route in the same few ways.
 
+use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::route::v3::{
     RouteAction,
     redirect_action::PathRewriteSpecifier,
@@ -75,7 +76,7 @@ fn the_most_specific_match_goes_first() {
     assert_eq!(
         names,
         [
-            "app.r.5", "app.r.2", "app.r.4", "app.r.3", "app.r.6", "app.r.1", "app.r.0"
+            "app.r.5", "app.r.2", "app.r.0", "app.r.4", "app.r.3", "app.r.6", "app.r.1"
         ]
     );
 }
@@ -519,6 +520,47 @@ fn header_changes_keep_their_meaning() {
         ),
         (vec!["c".into()], vec!["server".into()])
     );
+}
+
+/// The Gateway API: a backend's filters act after the rule's.
+#[test]
+fn what_a_backend_removes_is_gone() {
+    let rule = |more: &str| {
+        let filter = |what: &str| {
+            format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{{what}}}}}")
+        };
+        let result = rules(&format!(
+            "{{filters: [{}], backendRefs: [{{name: s, port: 80, filters: [{}]}}{more}]}}",
+            filter("set: [{name: X-A, value: a}, {name: x-b, value: b}], remove: [x-c]"),
+            filter("remove: [x-a], set: [{name: x-b, value: own}]"),
+        ));
+        result.routes(S80).remove(0)
+    };
+    let added = |list: &[HeaderValueOption]| -> Vec<String> {
+        let headers = list.iter().filter_map(|option| option.header.as_ref());
+        headers
+            .map(|header| format!("{}={}", header.key, header.value))
+            .collect()
+    };
+    let single = rule("");
+    assert_eq!(added(&single.request_headers_to_add), ["x-b=b", "x-b=own"]);
+    assert_eq!(single.request_headers_to_remove, ["x-c", "x-a"]);
+    let several = rule(", {name: s, port: 70}");
+    assert!(several.request_headers_to_add.is_empty());
+    let Some(ClusterSpecifier::WeightedClusters(weighted)) =
+        &forwarded(&several.action).cluster_specifier
+    else {
+        panic!("two backends have weights")
+    };
+    let lists = weighted.clusters.iter();
+    let lists: Vec<_> = lists
+        .map(|one| {
+            let removed = one.request_headers_to_remove.join(",");
+            (added(&one.request_headers_to_add).join(","), removed)
+        })
+        .collect();
+    let expected = [("x-b=b,x-b=own", "x-c,x-a"), ("x-a=a,x-b=b", "x-c")];
+    assert_eq!(lists, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
 
 #[test]
