@@ -1,4 +1,5 @@
 //! Tables of texts: what is read, what is refused and in which words.
+//! Long because it is tables of manifests with what is said of each.
 
 use proptest::prelude::*;
 

@@ -1,5 +1,6 @@
 //! A whole path in one process: client —HBONE→ waypoint —HBONE→ an endpoint's ztunnel → echo.
 //! The waypoint runs on the captured configuration, with changes that a test makes to the echo service.
+//! Long because it is both ends of a path, and what lies between.
 
 use crate::admission::{Admission, Limits};
 use crate::config::Config;
