@@ -11,6 +11,7 @@ use crate::translate::{Index, Translation, verdict};
 
 mod binding;
 pub mod merge;
+mod object;
 mod policy;
 mod route;
 mod write;

@@ -212,6 +212,57 @@ async fn an_old_server_that_never_ends_the_list_is_asked_for_pages() {
     );
 }
 
+/// A field that nests deeper than a JSON text may.
+fn deep() -> String {
+    format!("{}1{}", r#"{"a":"#.repeat(300), "}".repeat(300))
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_object_that_is_nested_too_deep_keeps_no_other_from_being_read() {
+    let text = |name: &str| {
+        let spec = format!(
+            r#"{{"selector":{{"matchLabels":{{"l":"x"}}}},"odd":{}}}"#,
+            deep()
+        );
+        format!(
+            r#"{{"metadata":{{"name":"{name}","namespace":"n","resourceVersion":"3"}},"spec":{spec}}}"#
+        )
+    };
+    let (reports, mut server) = start(Kind::AuthorizationPolicy);
+    let mut reports = pin!(reports);
+    let mut lines = None;
+    let play = async {
+        let stream = server.asked(STREAM).await.lines(200);
+        for name in ["deep", "other"] {
+            let line = format!(r#"{{"type":"ADDED","object":{}}}"#, text(name)) + "\n";
+            stream.0.send(line.into()).unwrap();
+        }
+        stream.list_ends(10);
+        lines = Some(stream);
+    };
+    let hear = async {
+        let mut heard = Vec::new();
+        while heard.len() < 4 {
+            heard.push(reports.next().await.expect("follows for ever").1);
+        }
+        heard
+    };
+    let (heard, ()) = tokio::join!(hear, play);
+    let Report::Seen(parsed, ..) = &heard[1] else {
+        panic!("{heard:?}")
+    };
+    // It denies what it selects, as every policy that cannot be read.
+    let Err(fault) = &parsed.results[0] else {
+        panic!("{parsed:?}")
+    };
+    assert_eq!(fault.field.as_deref(), Some("spec.odd"));
+    let Some(objects::Object::AuthorizationPolicy(stand_in)) = &fault.stand_in else {
+        panic!("{fault:?}")
+    };
+    assert!(stand_in.invalid.is_some() && stand_in.spec.selector.is_some());
+    assert!(matches!(heard[3], Report::Listed), "{heard:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_ended_goes_on_from_where_it_was() {
     let (reports, mut server) = start(Kind::Pod);
