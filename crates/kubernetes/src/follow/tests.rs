@@ -430,8 +430,8 @@ async fn a_kind_without_definition_is_looked_for_in_both_versions_until_it_comes
             .lines(200)
             .list_ends(4);
     };
-    let heard = heard(&mut reports, 4, play).await;
-    assert_eq!(heard, ["absent", "absent", "listing", "listed"]);
+    let heard = heard(&mut reports, 3, play).await;
+    assert_eq!(heard, ["absent", "listing", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -454,11 +454,15 @@ async fn a_core_kind_is_never_absent() {
     let (reports, mut server) = start(Kind::Pod);
     let mut reports = pin!(reports);
     let play = async {
-        server.asked("/api/v1/pods?").await.refuse(404);
-        server.asked("/api/v1beta1/pods?").await.refuse(404);
+        // A proxy before the server may say so while it starts. There was never another version to look in.
+        for _ in 0..2 {
+            server.asked("/api/v1/pods?").await.refuse(404);
+        }
+        server.asked("/api/v1/pods?").await.lines(200).list_ends(4);
     };
-    let heard = heard(&mut reports, 1, play).await;
-    assert_eq!(heard[0], "away: the API server answered 404: no");
+    let no = "away: the API server answered 404: no";
+    let heard = heard(&mut reports, 5, play).await;
+    assert_eq!(heard, [no, no, "listing", "back", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -466,7 +470,7 @@ async fn a_refusal_in_plain_text_counts_by_its_status() {
     let (reports, mut server) = start(Kind::Gateway);
     let mut reports = pin!(reports);
     let play = async {
-        for version in ["/v1/", "/v1beta1/"] {
+        for version in ["/v1/", "/v1beta1/", "/v1/", "/v1beta1/"] {
             let lines = server.asked(version).await.lines(404);
             lines.0.send("404 page not found\n".into()).unwrap();
         }
