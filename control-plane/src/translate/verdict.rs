@@ -5,6 +5,7 @@ use objects::{BackendRef, Key, ParentRef, Service};
 
 use super::{
     Index, Translation, binding, envoy,
+    index::Name,
     routes::{self, AnyRoute, Refusal, Rule},
     service::is_tcp,
 };
@@ -126,7 +127,7 @@ fn of_parent(
         condition("Accepted", accepted, "Route was valid".into()),
         condition(
             "ResolvedRefs",
-            references(index, route),
+            references(index, route, parent_of),
             "All references resolved".into(),
         ),
         condition(
@@ -139,7 +140,7 @@ fn of_parent(
         r#type: "PartiallyInvalid",
         status: true,
         reason: "UnsupportedValue",
-        message,
+        message: format!("Dropped Rule: {text}"),
     }));
     Some(ParentVerdict {
         parent: parent.clone(),
@@ -222,11 +223,15 @@ fn accept(
 }
 
 /// Whether all that rules refer to is there and may be referred to. A backend of weight 0 is not asked for anything.
-fn references(index: &Index<'_>, route: AnyRoute<'_>) -> Result<(), Refusal> {
+fn references(
+    index: &Index<'_>,
+    route: AnyRoute<'_>,
+    parent: Option<Name<'_>>,
+) -> Result<(), Refusal> {
     let mut first: Option<Refusal> = None;
     for rule in route.rules() {
         for backend in backends(&rule) {
-            let Err(refusal) = routes::resolve(index, route, backend) else {
+            let Err(refusal) = routes::resolve(index, route, backend, parent) else {
                 continue;
             };
             let why = format!(
