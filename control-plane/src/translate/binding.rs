@@ -1,7 +1,7 @@
 //! Which waypoint an object is bound to. Rule of the house: a waypoint that is named stays named, whether it is there
 //! or not, so that nobody gets around it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use objects::{AuthorizationPolicy, Fault, Gateway, Key, Meta, Pod, RouteNamespaces, Service};
 use proto::workload::{
@@ -81,11 +81,7 @@ fn is_waypoint(store: &Store, gateway: &Gateway) -> bool {
 
 fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
     let (namespace, name) = (&gateway.metadata.namespace, &gateway.metadata.name);
-    let labelled = store
-        .services
-        .of(namespace)
-        .find(|s| s.metadata.label(GATEWAY_NAME) == Some(name));
-    let service = labelled.or_else(|| store.services.find(namespace, name));
+    let service = service_of(store, namespace, name);
     let class = store
         .gateway_classes
         .find("", &gateway.spec.gateway_class_name);
@@ -116,6 +112,20 @@ fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
             .map(|listener| listener.allowed_routes.namespaces.clone())
             .unwrap_or_default(),
     }
+}
+
+/// The Service that stands for a Gateway: one that belongs to it, else the one that is called so, else one that is labelled.
+/// Anybody who may make Services can label one, and must not take a waypoint's traffic by that.
+fn service_of<'s>(store: &'s Store, namespace: &str, name: &str) -> Option<&'s Arc<Service>> {
+    let labelled = |service: &&Arc<Service>| service.metadata.label(GATEWAY_NAME) == Some(name);
+    let owned = |service: &&Arc<Service>| {
+        let mut owners = service.metadata.owner_references.iter();
+        owners.any(|owner| owner.kind == "Gateway" && owner.name == name)
+    };
+    let services = || store.services.of(namespace).filter(labelled);
+    let named = || store.services.find(namespace, name);
+    let own = || named().filter(owned).or_else(|| services().find(owned));
+    own().or_else(named).or_else(|| services().next())
 }
 
 impl Waypoint {

@@ -229,6 +229,36 @@ fn a_waypoint_that_does_not_admit_the_namespace_stays_named_and_is_reported() {
 }
 
 #[test]
+fn a_label_takes_no_waypoints_place() {
+    let service = |name: &str, more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: app, labels: \
+             {{gateway.networking.k8s.io/gateway-name: wp}}{more}}}, spec: {{clusterIP: 10.1.0.7, ports: [{{port: 15008}}]}}}}\n---\n"
+        )
+    };
+    let alone = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: wp, namespace: app}, spec: {gatewayClassName: istio-waypoint}}\n---\n";
+    let at = |more: &str| {
+        let translation = translated(&(namespace(USES) + SERVICE + more));
+        host(super::service(&translation, "s").waypoint.as_ref()).expect("bound")
+    };
+    let taker = service("a", "");
+    assert_eq!(
+        at(&format!("{alone}{taker}")),
+        "app/a.app.svc.cluster.local"
+    );
+    let named = gateway("", "Same");
+    assert_eq!(
+        at(&format!("{named}{taker}")),
+        "app/wp.app.svc.cluster.local"
+    );
+    let owned = service("z", ", ownerReferences: [{kind: Gateway, name: wp}]");
+    assert_eq!(
+        at(&format!("{named}{taker}{owned}")),
+        "app/z.app.svc.cluster.local"
+    );
+}
+
+#[test]
 fn a_gateway_without_service_is_reported() {
     let text = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: wp, namespace: app}, spec: {gatewayClassName: istio-waypoint}}";
     assert_eq!(
