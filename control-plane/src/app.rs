@@ -75,7 +75,11 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     if let Some(path) = &config.ca.root_file {
         root::publish(&issuers.borrow(), path).context("ROOT_CERT_FILE")?;
     }
-    let mut follower = Follower::new(config.mesh.clone(), status);
+    let follower = Follower::new(config.mesh.clone(), status);
+    let mut follower = match config.origin {
+        Origin::Cluster { .. } => follower.of_cluster(),
+        Origin::Directory(_) => follower,
+    };
     // Nobody is served before the first list is in: an empty mesh would take everything away.
     tokio::select! {
         () = shutdown.draining() => return Ok(()),

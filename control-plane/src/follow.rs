@@ -43,6 +43,8 @@ pub struct Follower {
     verdicts: watch::Sender<Option<Arc<Verdicts>>>,
     /// Whether anything was translated yet.
     started: bool,
+    /// Whether pods come from an API server, which names the account of each that may have one.
+    of_cluster: bool,
 }
 
 /// What one waypoint was told last, apart from the resources.
@@ -77,7 +79,15 @@ impl Follower {
             pending: Pending::default(),
             verdicts: watch::Sender::default(),
             started: false,
+            of_cluster: false,
         }
+    }
+
+    /// Pods come from an API server: one without an account has none there, and is nobody's `default`.
+    #[must_use]
+    pub fn of_cluster(mut self) -> Follower {
+        self.of_cluster = true;
+        self
     }
 
     /// What the status of the objects should say, anew with each translation once somebody has asked.
@@ -140,7 +150,8 @@ impl Follower {
                 let mut both = before.into_iter().chain(after);
                 let is_waypoint = |pod: &Arc<Pod>| pod.metadata.label(GATEWAY_NAME).is_some();
                 self.pending.everything |= both.any(is_waypoint);
-                let place = |pod: Option<&Arc<Pod>>| pod.and_then(|pod| place(pod));
+                let of_cluster = self.of_cluster;
+                let place = |pod: Option<&Arc<Pod>>| pod.and_then(|pod| place(pod, of_cluster));
                 self.pending.moves.push((place(before), place(after)));
                 self.pending.pods.insert((key.namespace, key.name));
             }
@@ -235,7 +246,7 @@ impl Follower {
         let everybody = shared(&inner.shared(), &translation);
         inner.share(everybody);
         inner.keep_waypoints(resources);
-        inner.settle(residents(&self.store));
+        inner.settle(residents(&self.store, self.of_cluster));
         inner.name(namespaces(&self.store));
         inner.send();
         drop(inner);
@@ -360,8 +371,17 @@ fn shared(old: &Typed, translation: &Translation) -> Typed {
         .collect()
 }
 
-/// Node and account of a pod that runs or will.
-fn place(pod: &Pod) -> Option<Place> {
+/// On the copy that a kubelet makes, on the API server, of a pod of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Node and account of a pod that runs or will. A ztunnel gets certificates of what is on its node by this. Kubelets make pods
+/// on the API server too, but none with an account: of these nothing follows, or a node could be anybody's `default`.
+fn place(pod: &Pod, of_cluster: bool) -> Option<Place> {
+    let without_account =
+        pod.spec.service_account_name.is_empty() || pod.metadata.annotation(MIRROR).is_some();
+    if of_cluster && without_account {
+        return None;
+    }
     let node = pod.spec.node_name.as_str();
     let account = (
         pod.metadata.namespace.as_str().into(),
@@ -370,9 +390,9 @@ fn place(pod: &Pod) -> Option<Place> {
     (!pod.is_finished() && !node.is_empty()).then(|| (node.into(), account))
 }
 
-fn residents(store: &Store) -> BTreeMap<Box<str>, BTreeMap<Account, usize>> {
+fn residents(store: &Store, of_cluster: bool) -> BTreeMap<Box<str>, BTreeMap<Account, usize>> {
     let mut residents = BTreeMap::<Box<str>, BTreeMap<Account, usize>>::new();
-    for (node, account) in store.pods.all().filter_map(|pod| place(pod)) {
+    for (node, account) in store.pods.all().filter_map(|pod| place(pod, of_cluster)) {
         *residents
             .entry(node)
             .or_default()
