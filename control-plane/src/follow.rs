@@ -41,6 +41,8 @@ pub struct Follower {
     waypoints: BTreeMap<GatewayName, Served>,
     pending: Pending,
     verdicts: watch::Sender<Option<Arc<Verdicts>>>,
+    /// Faults that verdicts were given on last.
+    judged: Vec<Fault>,
     /// Whether anything was translated yet.
     started: bool,
     /// Whether pods come from an API server, which names the account of each that may have one.
@@ -78,6 +80,7 @@ impl Follower {
             waypoints: BTreeMap::new(),
             pending: Pending::default(),
             verdicts: watch::Sender::default(),
+            judged: Vec::new(),
             started: false,
             of_cluster: false,
         }
@@ -186,8 +189,8 @@ impl Follower {
         let start = Instant::now();
         let pending = std::mem::take(&mut self.pending);
         self.started = true;
-        let waypoints = if pending.everything {
-            self.publish_everything()
+        let (waypoints, differs) = if pending.everything {
+            (self.publish_everything(), true)
         } else {
             self.publish_pods(&pending)
         };
@@ -202,8 +205,10 @@ impl Follower {
             &self.mesh.bare_index(&self.store),
             &self.translation,
         ));
-        if pending.everything {
+        // A version that is refused changes nothing but the faults, and pods may change what a service is bound to.
+        if differs || faults != self.judged {
             self.judge(&faults);
+            self.judged.clone_from(&faults);
         }
         let size = TranslationStatus {
             addresses: self.translation.addresses.len(),
@@ -254,8 +259,8 @@ impl Follower {
         count
     }
 
-    /// Translates what follows from a change of pods alone; the number of waypoints.
-    fn publish_pods(&mut self, pending: &Pending) -> usize {
+    /// Translates what follows from a change of pods alone; the number of waypoints, and whether more than pods differs.
+    fn publish_pods(&mut self, pending: &Pending) -> (usize, bool) {
         let touched = update(
             &mut self.translation,
             &self.store,
@@ -263,7 +268,7 @@ impl Follower {
             &pending.pods,
         );
         if touched.lacking {
-            return self.publish_everything();
+            return (self.publish_everything(), true);
         }
         let index = self.mesh.bare_index(&self.store);
         let count = index.waypoints().count();
@@ -284,7 +289,7 @@ impl Follower {
         inner.renew_waypoints(resources);
         inner.shift(&pending.moves);
         inner.send();
-        count
+        (count, touched.binding)
     }
 }
 
