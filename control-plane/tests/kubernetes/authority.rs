@@ -79,6 +79,7 @@ fn roots(vault: &Vault) -> String {
 fn three_replicas_that_start_at_once_share_one_root_and_rotate_it_once() {
     run(async |world| {
         world.namespace("ca", json!({})).await;
+        world.namespace("other-ca", json!({})).await;
         let mut vaults = three(world, "ca").await;
         let first = roots(&vaults[0]);
         assert!(vaults.iter().all(|vault| roots(vault) == first));
@@ -124,12 +125,34 @@ fn three_replicas_that_start_at_once_share_one_root_and_rotate_it_once() {
             .expect("an authority");
         let last = roots(&vaults[0]);
         assert_eq!(roots(&late), last);
-        // A Secret that is gone changes nothing for who runs.
+        // A Secret that is gone changes nothing for who runs, and is made again.
+        let before = secrets.get("causeway-ca").await.expect("the Secret").data;
         world
             .delete("/api/v1/namespaces/ca/secrets", "causeway-ca")
             .await;
         late.look(start).await.expect("it goes on");
         assert_eq!(roots(&late), last);
+        let after = secrets.get("causeway-ca").await.expect("made again").data;
+        assert_eq!(before, after);
+        // An authority that somebody brings is announced before it signs.
+        let other = Vault::open(world.client.clone(), place("other-ca"))
+            .await
+            .expect("an authority");
+        let foreign = Api::<Secret>::namespaced(world.client.clone(), "other-ca")
+            .get("causeway-ca")
+            .await
+            .expect("it");
+        let brought = json!({"metadata": {"name": "cacerts"}, "data": foreign.data});
+        world.create("/api/v1/namespaces/ca/secrets", brought).await;
+        let trusted = |vault: &Vault| roots(vault).matches("BEGIN CERTIFICATE").count();
+        late.look(start).await.expect("it goes on");
+        assert_eq!(
+            (trusted(&late), roots(&late).starts_with(last.trim_end())),
+            (2, true)
+        );
+        late.look(start + hour).await.expect("it goes on");
+        late.look(start + hour * 2).await.expect("it goes on");
+        assert_eq!(roots(&late), roots(&other));
     });
 }
 
