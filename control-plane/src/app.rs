@@ -175,7 +175,7 @@ async fn open(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Opened> {
             Ok(Opened {
                 source: Box::new(Watch::new(client.clone(), Wanted::all())),
                 issuers,
-                tokens: file.unwrap_or(Tokens::Review(review)),
+                tokens: file.unwrap_or(Tokens::Review(Box::new(review))),
                 client: Some(client),
             })
         }

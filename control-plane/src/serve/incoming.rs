@@ -55,6 +55,7 @@ pub(super) struct Connection {
 pub(super) struct Peer {
     /// By its certificate, if it showed one.
     pub identity: Option<Identity>,
+    pub address: IpAddr,
     proof: Arc<Proof>,
 }
 
@@ -70,7 +71,7 @@ struct Proof {
 #[derive(Debug)]
 struct Unproven {
     _of_all: OwnedSemaphorePermit,
-    _of_one: Place,
+    of_one: Place,
 }
 
 /// How many connections of each address have not proved who they are.
@@ -118,12 +119,14 @@ impl Drop for Place {
 
 impl Peer {
     fn new(identity: Option<Identity>, room: Unproven) -> Self {
+        let address = room.of_one.address;
         let proof = Proof {
             given: AtomicBool::new(false),
             room: Mutex::new(Some(room)),
         };
         Self {
             identity,
+            address,
             proof: Arc::new(proof),
         }
     }
@@ -189,7 +192,11 @@ async fn accept_loop(
                 };
                 let unproven = Unproven {
                     _of_all: of_all,
-                    _of_one: of_one,
+                    of_one,
+                };
+                let room = Room {
+                    _of_all: all,
+                    _of_one: place,
                 };
                 let rooms = (all, unproven);
                 let (tls, done) = (tls.clone(), done.clone());

@@ -230,7 +230,10 @@ fn review(world: &World) -> Review {
 }
 
 async fn refusal(world: &World, token: &str) -> (tonic::Code, String) {
-    let status = review(world).caller(token).await.expect_err("refused");
+    let status = review(world)
+        .caller(token, None)
+        .await
+        .expect_err("refused");
     (status.code(), status.message().to_owned())
 }
 
@@ -240,7 +243,7 @@ fn tokens_stand_for_their_account_and_node_and_others_are_refused() {
         world.namespace("tokens", json!({})).await;
         account(world, "tokens", "ztunnel").await;
         let token = pod_with_token(world, "tokens", "ztunnel", "n1", "istio-ca").await;
-        let caller = review(world).caller(&token).await.expect("accepted");
+        let caller = review(world).caller(&token, None).await.expect("accepted");
         assert_eq!(
             caller.identity.to_string(),
             "spiffe://cluster.local/ns/tokens/sa/ztunnel"
@@ -262,13 +265,13 @@ fn tokens_stand_for_their_account_and_node_and_others_are_refused() {
             .delete("/api/v1/namespaces/tokens/pods", "ztunnel-n1")
             .await;
         let end = Instant::now() + LIMIT;
-        while review(world).caller(&token).await.is_ok() {
+        while review(world).caller(&token, None).await.is_ok() {
             assert!(Instant::now() < end, "a token outlives its pod");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         assert_eq!(refusal(world, &token).await.0, tonic::Code::Unauthenticated);
         world.server.stop_server();
-        assert_eq!(refusal(world, &foreign).await.0, tonic::Code::Unavailable);
+        assert_eq!(refusal(world, &token).await.0, tonic::Code::Unavailable);
     });
 }
 
@@ -300,7 +303,7 @@ async fn serve(world: &World, namespace: &str) -> Port {
     };
     let parts = Parts {
         views: follower.views(),
-        authenticator: Authenticator::new(Tokens::Review(review(world)), "cluster.local"),
+        authenticator: Authenticator::new(Tokens::Review(Box::new(review(world))), "cluster.local"),
         authority: Authority::new(issuers.clone(), grants, follower.views(), &registry),
         tls: ServerTls::new(issuers.clone(), vec!["localhost".into()]).expect("a certificate"),
     };
