@@ -90,6 +90,25 @@ fn a_waypoint_that_waits_for_its_gateway_gets_its_view_when_it_appears() {
 }
 
 #[test]
+fn only_some_gateways_that_are_not_there_may_be_waited_for() {
+    let mut follower = follower();
+    let views = follower.views();
+    let ask = |name: &str| views.subscribe(&client("waypoint~1~wp~app", Some(name)));
+    let mut waiting: Vec<_> = (0..64)
+        .map(|n| ask(&format!("g{n}")).expect("room"))
+        .collect();
+    assert_eq!(
+        ask("more").expect_err("full").code(),
+        tonic::Code::ResourceExhausted
+    );
+    assert!(ask("g0").is_ok(), "one more of the same");
+    edit(&mut follower, WAYPOINT);
+    assert!(ask("wp").is_ok(), "one that is there");
+    waiting.pop();
+    assert!(ask("more").is_ok(), "who leaves makes room");
+}
+
+#[test]
 fn an_event_that_changes_nothing_publishes_nothing() {
     let mut follower = follower();
     edit(&mut follower, &format!("{WAYPOINT}\n---\n{POD}"));
