@@ -323,7 +323,8 @@ impl Deployer {
         let defaults = self
             .config_maps
             .all()
-            .find(|((home, _), (_, of))| home == root && of.as_ref() == class);
+            .filter(|((home, _), map)| home == root && map.defaults_of.as_ref() == class)
+            .min_by_key(|(name, map)| (&map.created, *name));
         let own = gateway
             .parameters()
             .map_err(|why| Trouble::Standing(Fault::Parameters(why)))?;
