@@ -73,7 +73,7 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         client,
     } = origin;
     if let Some(path) = &config.ca.root_file {
-        root::publish(&issuers.borrow(), path).context("ROOT_CERT_FILE")?;
+        keep_root_file(issuers.clone(), path, &shutdown).context("ROOT_CERT_FILE")?;
     }
     let follower = Follower::new(config.mesh.clone(), status);
     let mut follower = match config.origin {
@@ -126,6 +126,31 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         }
     });
     shutdown::run_to_end(&shutdown, &readiness, config.drain).await;
+    Ok(())
+}
+
+/// Writes the roots now, and anew with each step of a rotation.
+fn keep_root_file(
+    mut issuers: Issuers,
+    path: &Path,
+    shutdown: &Shutdown,
+) -> Result<(), root::RootError> {
+    root::publish(&issuers.borrow_and_update(), path)?;
+    let (part, path) = (shutdown.clone(), path.to_owned());
+    shutdown.spawn(async move {
+        loop {
+            tokio::select! {
+                () = part.draining() => return,
+                // An authority from files never changes.
+                changed = issuers.changed() => if changed.is_err() { return },
+            }
+            if let Err(error) = root::publish(&issuers.borrow_and_update(), &path) {
+                tracing::error!(
+                    "ROOT_CERT_FILE: {error}; clients that read it do not learn of a new root"
+                );
+            }
+        }
+    });
     Ok(())
 }
 
