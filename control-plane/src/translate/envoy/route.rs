@@ -101,6 +101,7 @@ impl<'a> Routes<'a> {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.rank));
         let mut translation = action::Translation {
             served,
+            parent: (service.wds.namespace.as_str(), service.wds.name.as_str()),
             faults,
             other_backends: &mut self.other_backends,
             called: &mut self.called,

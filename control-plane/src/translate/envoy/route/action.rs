@@ -18,7 +18,10 @@ use objects::{BackendRef, Fault, Mirror, Service};
 
 use super::{
     super::{
-        super::routes::{self, AnyRoute, Rule},
+        super::{
+            index::Name,
+            routes::{self, AnyRoute, Rule},
+        },
         Layer, Served, ServedService, name, pack, ports,
     },
     Entry, decorator,
@@ -33,6 +36,8 @@ const CORS: &str = "envoy.filters.http.cors";
 
 pub(super) struct Translation<'t, 'a> {
     pub served: &'t Served<'a>,
+    /// The service whose traffic it is.
+    pub parent: Name<'t>,
     pub faults: &'t mut Vec<Fault>,
     pub other_backends: &'t mut Vec<&'a Service>,
     pub called: &'t mut BTreeSet<(&'a str, &'a str, u16)>,
@@ -195,7 +200,7 @@ impl<'a> Translation<'_, 'a> {
     /// Cluster, and host and port, of a backend; none (and a fault) if the reference leads nowhere.
     fn backend(&mut self, rule: &Rule<'a>, backend: &BackendRef) -> Option<(String, String)> {
         let index = self.served.index;
-        match routes::resolve(index, rule.route, backend) {
+        match routes::resolve(index, rule.route, backend, Some(self.parent)) {
             Ok((service, wanted)) => {
                 if !self.served.serves(service) {
                     self.other_backends.push(service);

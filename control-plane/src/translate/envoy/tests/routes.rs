@@ -665,6 +665,14 @@ fn a_backend_of_another_namespace_needs_a_grant_there_unless_it_is_the_parent() 
     }
     let elsewhere = grant(from, "kind: Service").replace("namespace: other}", "namespace: app}");
     assert!(refused(&elsewhere), "a grant speaks for its own namespace");
+    // Nor does it help to name `o` as a parent beside: anybody can, and nothing of `o` is sent this way.
+    let beside = to_o.replace(
+        "name: s}",
+        "name: s}, {group: '', kind: Service, name: o, namespace: other}",
+    );
+    assert_ne!(beside, to_o);
+    let result = waypoint(&format!("{other}{beside}"));
+    assert_eq!(status(&result.routes(S80)[0].action), Some(500));
     // `o` is served by the waypoint of `app`, where the route stands.
     let labels = "namespace: other, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: app}}";
     let own = format!(
