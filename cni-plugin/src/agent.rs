@@ -80,6 +80,7 @@ pub async fn run(
         DRAIN
     };
     let members = Membership {
+        found_once: tokio::sync::watch::Sender::new(!pods.was_lost()),
         world,
         pods,
         ztunnel,
@@ -88,14 +89,16 @@ pub async fn run(
         turn: Arc::default(),
         through_once: tokio::sync::watch::Sender::new(false),
         uninstalling: AtomicBool::new(false),
-        leaving: leave::Leaving::default(),
     };
     let members = Arc::new(members);
     announce(&members.config);
     let host = host_netns(&members).map_err(failed)?;
     spawn_parts(&members, parts, objects, (cni_socket, host));
     let fatal = shutdown.clone();
+    let mut found = members.found_once.subscribe();
     shutdown.spawn_aside(async move {
+        // What is missing in the first snapshot, ztunnel cuts off.
+        let _ = found.wait_for(|done| *done).await;
         let error = serving.await;
         tracing::error!(%error, "the socket for ztunnel is unusable");
         fatal.drain();

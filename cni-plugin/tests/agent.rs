@@ -170,15 +170,17 @@ async fn labels_move_a_running_pod_in_and_out() {
         assert_eq!(ztunnel.take(Ok(())).await, added(&pod));
         until(|| pod.is_captured()).await;
         node.pod("web", "istio.io/dataplane-mode: none", "n1");
-        assert_eq!(ztunnel.take(Ok(())).await, "del uid-web");
-        assert_eq!(pod.rules(), "", "rules go before ztunnel lets go");
+        assert_eq!(ztunnel.hear().await, "del uid-web");
+        assert!(pod.is_eased(), "ztunnel has not let go: {}", pod.rules());
+        ztunnel.answer(Ok(())).await;
+        until(|| pod.rules().is_empty()).await;
         node.pod("web", "istio.io/dataplane-mode: ambient", "n1");
         assert_eq!(ztunnel.take(Ok(())).await, added(&pod));
         until(|| pod.is_captured()).await;
         node.label(None);
         node.pod("web", "", "n1");
         assert_eq!(ztunnel.take(Ok(())).await, "del uid-web");
-        assert_eq!(pod.rules(), "");
+        until(|| pod.rules().is_empty()).await;
     }
 }
 

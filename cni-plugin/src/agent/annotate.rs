@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(300);
 
 /// What has to be written of a pod; `None` when what stands there is true.
 fn correction(entry: Option<&Entry>, seen: &Seen) -> Option<Option<&'static str>> {
-    let is_captured = entry.is_some_and(|entry| entry.served && entry.uid == seen.uid);
+    let is_captured = entry.is_some_and(|entry| entry.served && seen.is(&entry.uid));
     match (is_captured, seen.redirection.as_deref()) {
         (true, Some(ENABLED)) | (false, None) => None,
         (true, _) => Some(Some(ENABLED)),

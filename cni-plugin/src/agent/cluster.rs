@@ -104,19 +104,19 @@ impl Cluster {
         }
     }
 
-    /// May our DaemonSet be read? Asked at the start: a refusal at the end means an uninstall only if there was none then.
+    /// May our DaemonSet be read? Asked at the start: one that cannot be read is never seen to be gone.
     ///
     /// # Errors
     /// What the server says.
-    pub async fn may_read_own(&self) -> Result<bool, ClusterError> {
-        let Some(own) = &self.own else {
-            return Ok(false);
-        };
-        self.own_set(own).await.map(|_| true)
+    pub async fn may_read_own(&self) -> Result<(), ClusterError> {
+        match &self.own {
+            Some(own) => self.own_set(own).await.map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     /// Asks, a few times, whether our DaemonSet is still wanted.
-    pub async fn fate(&self, could_read: bool) -> Fate {
+    pub async fn fate(&self) -> Fate {
         const TRIES: usize = 3;
         let Some(own) = &self.own else {
             return Fate::Stays("POD_NAME is not set: which DaemonSet is ours is not known".into());
@@ -128,7 +128,7 @@ impl Cluster {
             }
             let answer = self.own_set(own).await;
             let is_final = !matches!(answer, Err(ClusterError::Away(_)));
-            last = fate_of(own.daemon_set(), answer, could_read);
+            last = fate_of(own.daemon_set(), answer);
             if is_final {
                 break;
             }
@@ -160,8 +160,9 @@ pub async fn answered<T>(
     }
 }
 
-/// What the answer about the DaemonSet means. Only what proves an uninstall is one: when in doubt, pods stay captured.
-fn fate_of(name: &str, answer: Result<bool, ClusterError>, could_read: bool) -> Fate {
+/// What the answer about the DaemonSet means. Only what proves an uninstall is one: when in doubt, pods stay captured. A
+/// refusal proves nothing: rights are edited by mistake, keys of tokens are exchanged, an older state is restored.
+fn fate_of(name: &str, answer: Result<bool, ClusterError>) -> Fate {
     match answer {
         Ok(false) => Fate::Stays(format!(
             "DaemonSet {name} is there: this is an upgrade or a restart"
@@ -169,10 +170,6 @@ fn fate_of(name: &str, answer: Result<bool, ClusterError>, could_read: bool) -> 
         Ok(true) => Fate::Goes(format!("DaemonSet {name} is being deleted")),
         Err(error) => match error.code() {
             Some(404) => Fate::Goes(format!("DaemonSet {name} is gone")),
-            // The account or its rights went before us: nothing else takes away what worked at the start.
-            Some(401 | 403) if could_read => {
-                Fate::Goes(format!("DaemonSet {name} may not be read any more"))
-            }
             _ => Fate::Stays(format!("DaemonSet {name} cannot be asked for: {error}")),
         },
     }

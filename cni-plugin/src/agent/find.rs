@@ -165,8 +165,8 @@ fn has_one_of(addresses: &[IpAddr]) -> bool {
     held.any(|ip| addresses.contains(&ip))
 }
 
-/// The pod that a cgroup file names: `pod` and its uid after a punctuation mark, with `-` or `_` between the groups, in
-/// whatever form the kubelet's driver and the runtime write the rest. Pure.
+/// The pod that a cgroup file names: `pod` and its uid after a punctuation mark, with `-` or `_` between the groups, or, of a
+/// pod that the kubelet read from a file, without any; in whatever form its driver and the runtime write the rest. Pure.
 #[must_use]
 pub fn pod_uid(cgroup: &str) -> Option<String> {
     cgroup.lines().find_map(|line| {
@@ -179,10 +179,13 @@ pub fn pod_uid(cgroup: &str) -> Option<String> {
 }
 
 fn uid_at(text: &str) -> Option<String> {
-    const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
+    groups_at(text, &[8, 4, 4, 4, 12]).or_else(|| groups_at(text, &[32]))
+}
+
+fn groups_at(text: &str, lengths: &[usize]) -> Option<String> {
     let mut rest = text;
     let mut groups = Vec::new();
-    for (at, len) in GROUPS.into_iter().enumerate() {
+    for (at, &len) in lengths.iter().enumerate() {
         if at > 0 {
             rest = rest.strip_prefix(['-', '_'])?;
         }
@@ -242,6 +245,23 @@ mod tests {
         ] {
             let found = pod_uid(&text);
             assert_eq!(found.as_deref(), expected.then_some(UID), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pod_from_a_file_is_read_by_its_hash() {
+        let hash = "0123456789abcdef0123456789abcdef";
+        for (text, expected) in [
+            (format!("0::/kubepods/burstable/pod{hash}/c1"), true),
+            (
+                format!("0::/kubepods.slice/kubepods-pod{hash}.slice/cri-containerd-c1.scope"),
+                true,
+            ),
+            (format!("0::/kubepods/pod{hash}0/c1"), false),
+            (format!("0::/kubepods/pod{}/c1", &hash[1..]), false),
+        ] {
+            let found = pod_uid(&text);
+            assert_eq!(found.as_deref(), expected.then_some(hash), "{text}");
         }
     }
 

@@ -18,6 +18,8 @@ pub mod conflist;
 
 /// The plugin's name: of its binary and of its entries.
 pub const PLUGIN: &str = "causeway-cni";
+/// A copy of the main CNI's file, if one is wanted, is called so.
+const COPY: &str = "02-causeway-cni.conflist";
 /// Between two looks at the node's files. A pod that starts in between without us is found and repaired.
 const STEP: Duration = Duration::from_millis(500);
 
@@ -87,7 +89,7 @@ impl Options {
         );
         let owned_name = s.string(
             "ISTIO_OWNED_CNI_CONFIG_FILENAME",
-            "02-causeway-cni.conflist",
+            COPY,
             "the name of that copy",
         );
         let group_read = s.boolean(
@@ -95,9 +97,14 @@ impl Options {
             false,
             "a configuration file that we make may be read by its group",
         );
+        let former = [COPY.to_owned(), owned_name.clone()];
         let shape = Shape {
             named: Some(named).filter(|name| !name.is_empty()),
             chained,
+            former: former
+                .into_iter()
+                .filter(|name| !owned || *name != owned_name)
+                .collect(),
             owned: owned.then_some(owned_name),
         };
         Self {
@@ -234,6 +241,12 @@ fn configure(options: &Options) -> io::Result<Outcome> {
         match conflist::plan(&files, &options.shape, &options.entry) {
             Plan::InPlace { file, odd } => Outcome::Installed(file, odd),
             Plan::Wait(why) => Outcome::Waiting(why),
+            Plan::Drop { copy, file, odd } => {
+                let path = options.conf_directory.join(copy);
+                std::fs::remove_file(&path)?;
+                tracing::info!(path = %path.display(), "an earlier copy of the CNI configuration removed");
+                Outcome::Installed(file, odd)
+            }
             Plan::Write {
                 file,
                 text,

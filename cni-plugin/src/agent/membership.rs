@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zds::server::{Handle, ServerError};
 
 use super::config::Config;
-use super::leave::Leaving;
+use super::leave;
 use super::pods::{Entry, PodKey, Store};
 use super::watch::{Sight, World};
 use crate::apply::{self, ApplyError};
@@ -35,12 +35,12 @@ pub struct Membership {
     pub shutdown: Shutdown,
     /// Held while a pod goes in or out, so that a CNI call and a label change never interleave.
     pub turn: Arc<Mutex<()>>,
+    /// True once pods that the list lacks were looked for, if it was lost: before that, no ztunnel is told of any pod.
+    pub found_once: watch::Sender<bool>,
     /// True once every pod was looked at: before that, nothing is known to be out.
     pub through_once: watch::Sender<bool>,
     /// True from the moment on at which the mesh leaves this node for good.
     pub uninstalling: AtomicBool,
-    /// Pods that ztunnel still serves although they are out.
-    pub leaving: Leaving,
 }
 
 /// Why a pod is not in the mesh although it should be.
@@ -93,8 +93,6 @@ impl Membership {
             return Err(EnrollError::NoNetns);
         }
         let key = entry.key();
-        // ztunnel may have it still.
-        self.leaving.take(&entry.uid);
         // In the list before ztunnel hears of it: a ztunnel that connects just now gets it too.
         self.pods.set_enrolled(&key, true);
         let done = match opening {
@@ -106,7 +104,11 @@ impl Membership {
                 self.pods.change(&key, |entry| entry.served = true);
                 tracing::info!(namespace = key.0, pod = key.1, "in the mesh");
             }
-            Err(_) => self.pods.set_enrolled(&key, false),
+            // What is open through ztunnel goes on, as if nobody had tried.
+            Err(_) => match entry.leaving_since {
+                Some(since) => self.pods.set_leaving(&key, since),
+                None => self.pods.set_enrolled(&key, false),
+            },
         }
         done
     }
@@ -122,37 +124,24 @@ impl Membership {
     }
 
     async fn serve_then_capture(&self, entry: &Entry) -> Result<(), EnrollError> {
-        if let Err(refused) = self.ztunnel.add(&entry.for_ztunnel()).await {
-            self.unserve(entry).await;
-            return Err(refused.into());
-        }
-        let (eased, rules) = (self.eased(), self.rules(&entry.switches));
-        let join = move |netns: &_| apply::join(netns, &eased, &rules);
-        let captured = self.in_netns(entry, join).await;
-        if captured.is_err() {
+        let done = match self.ztunnel.add(&entry.for_ztunnel()).await {
+            Ok(()) => self.join(entry).await,
+            Err(refused) => Err(refused.into()),
+        };
+        if done.is_err() && entry.leaving_since.is_none() {
             self.unserve(entry).await;
         }
-        captured
+        done
     }
 
-    /// Takes a running pod out of the mesh: its new connections go their own way, and after a while ztunnel
-    /// lets it go; at once when it has ended. Hold `turn`.
+    /// Takes a running pod out of the mesh: its new connections go their own way, and after a while ([`leave::settle`])
+    /// ztunnel lets it go. Hold `turn`.
     ///
     /// # Errors
     /// When the rules cannot be changed; the pod is still in the mesh then. May be retried.
     pub async fn withdraw(&self, entry: &Entry, why: Why) -> Result<(), EnrollError> {
-        let at_once = why == Why::Finished || self.config.withdraw_wait.is_zero();
-        if at_once {
-            self.release(entry).await?;
-        } else {
-            self.ease(entry).await?;
-        }
-        self.pods.set_enrolled(&entry.key(), false);
-        if at_once {
-            self.unserve(entry).await;
-        } else {
-            self.leaving.put(entry.clone());
-        }
+        self.ease(entry).await?;
+        self.pods.set_leaving(&entry.key(), leave::now());
         let (namespace, pod) = entry.key();
         tracing::info!(namespace, pod, %why, "out of the mesh");
         Ok(())
@@ -167,16 +156,41 @@ impl Membership {
         tracing::info!(namespace, pod, "gone");
     }
 
-    pub(super) async fn unserve(&self, entry: &Entry) {
-        if let Err(error) = self.ztunnel.del(&entry.uid).await {
+    /// Puts a pod into the list; ztunnel lets go of an older one of the same name whose DEL never came. Hold `turn`.
+    pub(super) async fn replace(&self, entry: Entry) {
+        let (uid, goes_on) = (entry.uid.clone(), entry.is_ztunnels());
+        let before = self.pods.put(entry);
+        let over = |old: &Entry| old.is_ztunnels() && !(goes_on && old.uid == uid);
+        if let Some(before) = before.filter(over) {
+            self.unserve(&before).await;
+        }
+    }
+
+    /// Waits for ztunnel's answer; did it let go?
+    pub(super) async fn unserve(&self, entry: &Entry) -> bool {
+        let told = self.ztunnel.del(&entry.uid).await;
+        if let Err(error) = &told {
             tracing::warn!(%error, uid = entry.uid, "ztunnel did not let go of a pod");
         }
+        told.is_ok()
     }
 
     async fn capture(&self, entry: &Entry) -> Result<(), EnrollError> {
         let rules = self.rules(&entry.switches);
         self.in_netns(entry, move |netns| apply::install(netns, &rules))
             .await
+    }
+
+    /// Captures a pod that runs.
+    async fn join(&self, entry: &Entry) -> Result<(), EnrollError> {
+        let (eased, rules) = (self.eased(), self.rules(&entry.switches));
+        // In one that was leaving, the kernel knows what is open, and a failure must not take away what that needs.
+        let leaving = entry.leaving_since.is_some();
+        self.in_netns(entry, move |netns| match leaving {
+            true => apply::restore(netns, &rules),
+            false => apply::join(netns, &eased, &rules),
+        })
+        .await
     }
 
     /// Writes the rules of a pod that is in the mesh anew, since its annotations say something else now. Hold `turn`.
@@ -196,17 +210,23 @@ impl Membership {
 
     /// Are the rules as they should be?
     pub(super) async fn verify(&self, entry: &Entry) -> Result<(), EnrollError> {
-        let rules = self.rules(&entry.switches);
+        self.compare(entry, self.rules(&entry.switches)).await
+    }
+
+    async fn compare(&self, entry: &Entry, rules: Ruleset) -> Result<(), EnrollError> {
         self.in_netns(entry, move |netns| apply::check(netns, &rules))
             .await
     }
 
-    /// Writes the rules again when they are not what they should be.
+    /// Writes the rules of a pod that ztunnel serves again when they are not what they should be.
     pub(super) async fn repair(&self, entry: &Entry) -> Result<(), EnrollError> {
-        if let Err(error) = self.verify(entry).await {
+        let rules = match entry.leaving_since {
+            Some(_) => self.eased(),
+            None => self.rules(&entry.switches),
+        };
+        if let Err(error) = self.compare(entry, rules.clone()).await {
             let (namespace, pod) = entry.key();
             tracing::warn!(namespace, pod, %error, "rules are written again");
-            let rules = self.rules(&entry.switches);
             self.in_netns(entry, move |netns| apply::restore(netns, &rules))
                 .await?;
         }
@@ -214,7 +234,7 @@ impl Membership {
     }
 
     /// Captures nothing new, and leaves what is open through ztunnel its way.
-    async fn ease(&self, entry: &Entry) -> Result<(), EnrollError> {
+    pub(super) async fn ease(&self, entry: &Entry) -> Result<(), EnrollError> {
         if entry.netns.is_none() {
             return Ok(());
         }
@@ -230,16 +250,19 @@ impl Membership {
         }
     }
 
-    /// Takes away what an earlier agent left in a pod that is out of the mesh.
+    /// Looks whether an earlier agent left rules in a pod that is out of the mesh. A ztunnel may carry connections by them,
+    /// so the pod leaves once more. Hold `turn`.
     pub(super) async fn clear(&self, entry: &Entry) -> Result<(), EnrollError> {
         let writer = self.config.writer;
-        self.in_netns(entry, move |netns| {
-            match apply::check_removed(netns, writer) {
-                Err(ApplyError::Differs(_)) => apply::remove(netns),
-                done => done,
+        let looked = self.in_netns(entry, move |netns| apply::check_removed(netns, writer));
+        match looked.await {
+            Err(EnrollError::Apply(ApplyError::Differs(_))) => {
+                // First, so that a ztunnel that connects just now keeps it.
+                self.pods.set_leaving(&entry.key(), leave::now());
+                self.ease(entry).await
             }
-        })
-        .await
+            done => done,
+        }
     }
 
     pub(super) async fn release(&self, entry: &Entry) -> Result<(), EnrollError> {
@@ -296,7 +319,7 @@ impl Membership {
     /// What should be, by the labels.
     pub(super) fn wanted(&self, entry: &Entry) -> Wanted {
         match self.world.look(&entry.namespace, &entry.name) {
-            Sight::Here(seen) if !seen.uid.is_empty() && seen.uid != entry.uid => Wanted::Gone,
+            Sight::Here(seen) if !seen.uid.is_empty() && !seen.is(&entry.uid) => Wanted::Gone,
             Sight::Here(seen) => match seen.decision {
                 Decision::In => Wanted::In(seen.switches),
                 Decision::Out(why) => Wanted::Out(why),
@@ -316,4 +339,4 @@ pub(super) enum Wanted {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@
 //! in a file so that a restarted agent finds them again; read by the ZDS server when a ztunnel
 //! connects.
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,6 +40,9 @@ pub struct Entry {
     /// Both have been done: what the cluster is told.
     #[serde(default)]
     pub served: bool,
+    /// Out of the mesh, but ztunnel still serves what is open; since when, in milliseconds since the node was started.
+    #[serde(default)]
+    pub leaving_since: Option<u64>,
     /// Its addresses, as far as they are known.
     #[serde(default)]
     pub ips: Vec<IpAddr>,
@@ -56,6 +59,12 @@ impl Entry {
     #[must_use]
     pub fn key(&self) -> PodKey {
         (self.namespace.clone(), self.name.clone())
+    }
+
+    /// Does ztunnel serve it, or is it being told to?
+    #[must_use]
+    pub fn is_ztunnels(&self) -> bool {
+        self.enrolled || self.leaving_since.is_some()
     }
 
     /// The pod as ztunnel is told of it.
@@ -84,8 +93,11 @@ impl Entry {
 #[derive(Debug)]
 pub struct Store {
     entries: Mutex<BTreeMap<PodKey, Entry>>,
+    /// Held over a look at the entries and its way into the file: the last one written is the newest.
+    writing: Mutex<()>,
     file: PathBuf,
     places: Places,
+    was_lost: bool,
     version: watch::Sender<u64>,
 }
 
@@ -99,29 +111,40 @@ impl Store {
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let entries: Vec<Entry> = match std::fs::read(file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                let aside = file.with_extension("damaged");
-                tracing::error!(%error, path = %file.display(), aside = %aside.display(),
-                    "the list of pods cannot be read; pods that run keep their rules");
-                // Kept for a look; when even that fails the next write replaces it.
-                let _ = std::fs::rename(file, aside);
-                Vec::new()
-            }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let kept: Option<Vec<Entry>> = match std::fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .inspect_err(|error| {
+                    let aside = file.with_extension("damaged");
+                    tracing::error!(%error, path = %file.display(), aside = %aside.display(),
+                        "the list of pods cannot be read; pods that run keep their rules");
+                    // Kept for a look; when even that fails the next write replaces it.
+                    let _ = std::fs::rename(file, aside);
+                })
+                .ok(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
-        let entries = entries
+        let was_lost = kept.is_none();
+        let entries = kept
             .into_iter()
+            .flatten()
             .map(|entry: Entry| entry.reopened(places))
             .map(|e| (e.key(), e))
             .collect();
         Ok(Self {
             entries: Mutex::new(entries),
+            writing: Mutex::new(()),
             file: file.to_owned(),
             places: places.clone(),
+            was_lost,
             version: watch::Sender::new(0),
         })
+    }
+
+    /// Was there no list that could be read? Perhaps no agent was here before; perhaps pods are in the mesh that it lacks.
+    #[must_use]
+    pub fn was_lost(&self) -> bool {
+        self.was_lost
     }
 
     /// Has the runtime taken the pod's namespace away? Our descriptor alone would keep it alive for ever.
@@ -161,7 +184,25 @@ impl Store {
         self.change(key, |entry| {
             entry.enrolled = enrolled;
             entry.served = false;
+            entry.leaving_since = None;
         });
+    }
+
+    /// Marks a pod as out of the mesh, with ztunnel serving what is open.
+    pub fn set_leaving(&self, key: &PodKey, since: u64) {
+        self.change(key, |entry| {
+            entry.enrolled = false;
+            entry.served = false;
+            entry.leaving_since = Some(since);
+        });
+    }
+
+    /// Those that leave.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<Entry> {
+        let mut all = self.all();
+        all.retain(|entry| entry.leaving_since.is_some());
+        all
     }
 
     /// Changes what is known of a pod, if it is known.
@@ -179,18 +220,23 @@ impl Store {
         removed
     }
 
-    /// Whole or not at all: written beside and renamed.
     fn save(&self) {
-        let entries = self.all();
-        let beside = self.file.with_extension("new");
-        let written = serde_json::to_vec_pretty(&entries)
-            .map_err(io::Error::from)
-            .and_then(|bytes| std::fs::write(&beside, bytes))
-            .and_then(|()| std::fs::rename(&beside, &self.file));
-        if let Err(error) = written {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.write() {
             tracing::error!(%error, path = %self.file.display(), "cannot keep the list of pods");
         }
+        drop(writing);
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Whole or not at all: written beside and renamed.
+    fn write(&self) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(&self.all())?;
+        let beside = self.file.with_extension("new");
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &self.file)
     }
 
     /// Forgets everything, the file too: the agent is uninstalled.
@@ -212,7 +258,7 @@ impl zds::server::Pods for Store {
     fn snapshot(&self) -> Vec<zds::server::Pod> {
         self.lock()
             .values()
-            .filter(|entry| entry.enrolled)
+            .filter(|entry| entry.is_ztunnels())
             .map(Entry::for_ztunnel)
             .collect()
     }
@@ -232,6 +278,7 @@ pub fn arrived(key: PodKey, container_id: String, netns: Netns, netns_path: Path
         netns_inode: ino,
         enrolled: false,
         served: false,
+        leaving_since: None,
         ips: Vec::new(),
         switches: Switches::default(),
         netns: Some(netns),
@@ -265,19 +312,45 @@ mod tests {
             enrolled: true,
             ..entry("moved")
         });
+        store.put(entry("leaves"));
         store.set_enrolled(&entry("a").key(), true);
+        store.set_leaving(&entry("leaves").key(), 7);
         store.remove(&entry("b").key());
         drop(store);
         let again = open(&file);
+        assert!(!again.was_lost());
         let orphans: Vec<_> = again.all().iter().map(|e| again.is_orphan(e)).collect();
-        assert_eq!(orphans, [false, true]);
+        assert_eq!(orphans, [false, false, true]);
+        assert_eq!(again.leaving()[0].leaving_since, Some(7));
         let snapshot = again.snapshot();
         let seen: Vec<_> = snapshot
             .iter()
             .map(|p| (p.uid.as_str(), p.netns.is_some()))
             .collect();
         // Another namespace at the same path is not handed out in its place.
-        assert_eq!(seen, [("c-a", true), ("c-moved", false)]);
+        let expected = [("c-a", true), ("c-leaves", true), ("c-moved", false)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_many_write_at_once_is_all_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pods.json");
+        let store = open(&file);
+        // Each round is a race that a file written by both, or by the slower one last, would lose.
+        for round in 0..100 {
+            let both = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for name in ["a", "b"].map(|name| format!("{name}{round}")) {
+                    let (store, both) = (&store, &both);
+                    scope.spawn(move || {
+                        both.wait();
+                        store.put(entry(&name));
+                    });
+                }
+            });
+            assert_eq!(open(&file).all().len(), 2 * (round + 1));
+        }
     }
 
     #[test]
@@ -285,7 +358,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pods.json");
         std::fs::write(&file, b"[{\"namespace\":7").unwrap();
-        assert!(open(&file).all().is_empty());
+        let store = open(&file);
+        assert!(store.all().is_empty() && store.was_lost());
         assert!(file.with_extension("damaged").exists());
     }
 }

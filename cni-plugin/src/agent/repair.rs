@@ -2,6 +2,7 @@
 //! at), then whenever labels change, a ztunnel connects, or an attempt failed before. Pods that started while nobody
 //! was there to be asked are found and put in.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use objects::enroll::Decision;
 use runtime::readiness::Pending;
 use tokio::time::{Instant, sleep_until};
 
+use super::annotate::ENABLED;
 use super::find::Found;
 use super::leave;
 use super::membership::{EnrollError, Membership, Opening, Wanted};
@@ -36,6 +38,7 @@ pub async fn run(members: Arc<Membership>, first: Pending) {
         changes.mark_unchanged();
         connected.mark_unchanged();
         let found = adopt_lost(&members).await;
+        members.found_once.send_replace(true);
         verified = verified || verify_all(&members).await;
         let settled = reconcile(&members).await && verified && found;
         if first.take().is_some() {
@@ -46,9 +49,9 @@ pub async fn run(members: Arc<Membership>, first: Pending) {
         } else {
             (retry * 2).min(LAST_RETRY)
         };
-        leave::settle(&members).await;
+        leave::settle(&members, members.config.withdraw_wait).await;
         let mut wait = if settled { QUIET } else { retry };
-        if members.leaving.any() {
+        if !members.pods.leaving().is_empty() {
             wait = wait.min(leave::STEP);
         }
         let next = Instant::now() + wait;
@@ -71,7 +74,7 @@ async fn verify_all(members: &Membership) -> bool {
         let Some(entry) = known.filter(|_| !members.is_uninstalling()) else {
             continue;
         };
-        let done = match (entry.enrolled, members.wanted(&entry)) {
+        let done = match (entry.is_ztunnels(), members.wanted(&entry)) {
             (true, _) => members.repair(&entry).await,
             // One that is gone keeps them: it may still run a moment.
             (false, Wanted::Out(_)) => members.clear(&entry).await,
@@ -99,6 +102,7 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
         };
         let wanted = members.wanted(&entry);
         let gone = wanted == Wanted::Gone;
+        let is_ztunnels = entry.is_ztunnels();
         let step = match (wanted, entry.enrolled) {
             (Wanted::In(switches), false) => {
                 let entry = Entry {
@@ -114,15 +118,12 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
                 members.switch(&entry, switches).await
             }
             (Wanted::Out(why), true) => members.withdraw(&entry, why).await,
-            (Wanted::Gone, true) => {
+            (Wanted::Gone, _) if is_ztunnels => {
                 members.retire(&entry).await;
                 Ok(())
             }
-            (Wanted::In(_), true) | (Wanted::Out(_) | Wanted::Gone, false) => Ok(()),
+            (Wanted::In(_), true) | (Wanted::Out(_), false) | (Wanted::Gone, _) => Ok(()),
         };
-        if gone && members.leaving.take(&entry.uid) {
-            members.unserve(&entry).await;
-        }
         if gone && members.pods.is_orphan(&entry) {
             // Its DEL never reached us: without this its namespace would live as long as we do.
             members.pods.remove(&key);
@@ -144,11 +145,15 @@ pub(super) async fn reconcile(members: &Membership) -> bool {
 async fn adopt_lost(members: &Membership) -> bool {
     let ours = members.world.ours();
     for (key, seen) in &ours {
-        let known = members.pods.find(key).filter(|entry| entry.uid == seen.uid);
-        if known.is_some_and(|entry| !seen.ips.is_empty() && entry.ips != seen.ips) {
-            members
-                .pods
-                .change(key, |entry| entry.ips.clone_from(&seen.ips));
+        let moved =
+            |entry: &Entry| seen.is(&entry.uid) && !seen.ips.is_empty() && entry.ips != seen.ips;
+        if members.pods.find(key).as_ref().is_some_and(moved) {
+            // Looked at again: a CNI call may have put another pod there meanwhile.
+            members.pods.change(key, |entry| {
+                if moved(entry) {
+                    entry.ips.clone_from(&seen.ips);
+                }
+            });
         }
     }
     let mut lost = ours;
@@ -156,10 +161,7 @@ async fn adopt_lost(members: &Membership) -> bool {
     if lost.is_empty() {
         return true;
     }
-    let pods: BTreeMap<_, _> = lost
-        .iter()
-        .map(|(_, seen)| (seen.uid.clone(), seen.ips.clone()))
-        .collect();
+    let pods = sought(&lost);
     let places = members.config.places.clone();
     let scan = members.shutdown.spawn_blocking(move || places.scan(&pods));
     let Ok(mut found) = scan.await else {
@@ -172,8 +174,11 @@ async fn adopt_lost(members: &Membership) -> bool {
         if members.is_uninstalling() || !is_lost(members.pods.find(&key).as_ref(), &seen) {
             continue;
         }
-        match found.remove(&seen.uid) {
-            Some(one) => adopt(members, key, seen, one),
+        let one = seen
+            .uids()
+            .find_map(|uid| Some((uid.clone(), found.remove(uid)?)));
+        match one {
+            Some((uid, one)) => adopt(members, key, seen, uid, one).await,
             None if seen.decision == Decision::In => {
                 all = false;
                 let (namespace, pod) = key;
@@ -189,35 +194,57 @@ async fn adopt_lost(members: &Membership) -> bool {
     all
 }
 
+/// The uids to look for in the node's /proc, with their addresses. What an annotation says must not hide the pod of that uid.
+fn sought(lost: &[(PodKey, Seen)]) -> BTreeMap<String, Vec<IpAddr>> {
+    let own = lost
+        .iter()
+        .map(|(_, seen)| (seen.uid.clone(), seen.ips.clone()));
+    let mut sought: BTreeMap<_, _> = own.collect();
+    for (_, seen) in lost {
+        for uid in seen.uids() {
+            sought
+                .entry(uid.clone())
+                .or_insert_with(|| seen.ips.clone());
+        }
+    }
+    sought
+}
+
 /// Does this pod run without our knowing its namespace, and does it matter? A pod without addresses is just starting; one
 /// that should be out matters when an agent before us said that it is in.
 fn is_lost(entry: Option<&Entry>, seen: &Seen) -> bool {
-    let known = entry.is_some_and(|entry| entry.uid == seen.uid && entry.netns.is_some());
+    let known = entry.is_some_and(|entry| seen.is(&entry.uid) && entry.netns.is_some());
     let matters = seen.decision == Decision::In || seen.redirection.is_some();
     !known && matters && !seen.uid.is_empty() && !seen.ips.is_empty()
 }
 
-/// Takes a pod into the list; the round that follows makes of it what the labels want.
-fn adopt(members: &Membership, key: PodKey, seen: Seen, found: Found) {
-    let before = members
-        .pods
-        .find(&key)
-        .filter(|entry| entry.uid == seen.uid);
+/// Takes a pod into the list, by the uid that its processes go by; the round that follows makes of it what the labels want.
+async fn adopt(members: &Membership, key: PodKey, seen: Seen, uid: String, found: Found) {
+    // As ztunnel knows it, if it does.
+    let before = members.pods.find(&key).filter(|entry| entry.uid == uid);
     let mut entry = arrived(key, String::new(), found.netns, found.path);
-    entry.uid = seen.uid;
+    entry.uid = uid;
     entry.service_account = seen.service_account;
     entry.ips = seen.ips;
     entry.switches = seen.switches;
+    let (enrolled, served, leaving) = before.map_or((false, false, None), |before| {
+        (before.enrolled, before.served, before.leaving_since)
+    });
+    entry.leaving_since = leaving;
+    let wanted = seen.decision == Decision::In;
+    // The list was lost, and no ztunnel has heard of any pod yet: what was captured is in it again before one does, and its
+    // rules are looked at next.
+    let was_in =
+        wanted && !*members.found_once.borrow() && seen.redirection.as_deref() == Some(ENABLED);
     // What should be out counts as in, so that whatever an earlier agent left there is taken out.
-    entry.enrolled =
-        before.as_ref().is_some_and(|entry| entry.enrolled) || seen.decision != Decision::In;
-    entry.served = before.is_some_and(|entry| entry.served);
+    entry.enrolled = enrolled || was_in || (!wanted && leaving.is_none());
+    entry.served = served || was_in;
     tracing::info!(
         namespace = entry.namespace,
         pod = entry.name,
         "a running pod was found"
     );
-    members.pods.put(entry);
+    members.replace(entry).await;
 }
 
 fn report(entry: &Entry, error: &EnrollError) {

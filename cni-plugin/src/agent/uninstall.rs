@@ -17,9 +17,9 @@ pub use release::Release;
 
 /// Waits for the drain, then decides. `host`: the node's namespace, if our rule stands there.
 pub async fn at_end(members: Arc<Membership>, cluster: Cluster, host: Option<Netns>) {
-    let could_read = could_read(&members, &cluster).await;
+    warn_unreadable(&members, &cluster).await;
     members.shutdown.draining().await;
-    match cluster.fate(could_read).await {
+    match cluster.fate().await {
         Fate::Stays(why) => tracing::info!(why, "capture and CNI configuration stay"),
         Fate::Goes(why) => {
             tracing::info!(
@@ -32,21 +32,20 @@ pub async fn at_end(members: Arc<Membership>, cluster: Cluster, host: Option<Net
     }
 }
 
-/// May our DaemonSet be read? Asked until the API server answers.
-async fn could_read(members: &Membership, cluster: &Cluster) -> bool {
+/// Says at the start what would only show at the end. Asked until the API server answers.
+async fn warn_unreadable(members: &Membership, cluster: &Cluster) {
     const STEP: Duration = Duration::from_secs(15);
     loop {
         match cluster.may_read_own().await {
-            Ok(could) => return could,
-            Err(error @ ClusterError::Refused { .. }) => {
-                tracing::warn!(%error, "the agent's own DaemonSet cannot be read: an uninstall will not be noticed");
-                return false;
-            }
             Err(ClusterError::Away(_)) => {}
+            Err(error @ ClusterError::Refused { .. }) => {
+                return tracing::warn!(%error, "the agent's own DaemonSet cannot be read: an uninstall will not be noticed");
+            }
+            Ok(()) => return,
         }
         tokio::select! {
             () = tokio::time::sleep(STEP) => {}
-            () = members.shutdown.draining() => return false,
+            () = members.shutdown.draining() => return,
         }
     }
 }

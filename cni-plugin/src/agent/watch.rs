@@ -69,6 +69,12 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// The uids that its processes may go by on the node: its own, then that of its file, which the pod's annotation says
+    /// and which is therefore nobody's word but the pod's.
+    pub fn uids(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.uid).chain(&self.static_uid)
+    }
+
     /// Is this the pod of that uid?
     #[must_use]
     pub fn is(&self, uid: &str) -> bool {

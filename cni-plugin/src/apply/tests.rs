@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use sys::socket::{ConnectOptions, ListenOptions, any_address, connect_tcp, listen_tcp};
 
 mod older;
+mod open;
 mod strays;
 mod writers;
 

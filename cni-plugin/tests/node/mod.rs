@@ -73,6 +73,12 @@ impl Pod {
     pub fn is_captured(&self) -> bool {
         self.rules().contains("redirect to :15001")
     }
+
+    /// Nothing new is captured, and what is open through ztunnel has its way still.
+    pub fn is_eased(&self) -> bool {
+        let rules = self.rules();
+        !rules.contains("redirect to") && rules.contains("reply goes back to ztunnel")
+    }
 }
 
 impl Node {
@@ -283,7 +289,18 @@ impl Ztunnel {
 
     /// Takes one request and answers it.
     pub async fn take(&mut self, answer: Result<(), &str>) -> String {
-        let text = match within("a request of the agent", self.0.next())
+        let text = self.hear().await;
+        self.answer(answer).await;
+        text
+    }
+
+    pub async fn answer(&mut self, answer: Result<(), &str>) {
+        self.0.ack(answer.map_err(str::to_owned)).await.unwrap();
+    }
+
+    /// Takes one request; the agent waits for the answer.
+    pub async fn hear(&mut self) -> String {
+        match within("a request of the agent", self.0.next())
             .await
             .unwrap()
         {
@@ -299,9 +316,7 @@ impl Ztunnel {
             Request::Keep { uid } => format!("keep {uid}"),
             Request::Del { uid } => format!("del {uid}"),
             Request::SnapshotSent => "snapshot".into(),
-        };
-        self.0.ack(answer.map_err(str::to_owned)).await.unwrap();
-        text
+        }
     }
 }
 

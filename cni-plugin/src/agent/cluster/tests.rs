@@ -102,13 +102,18 @@ async fn a_pod_that_is_gone_needs_no_mark_and_a_refusal_is_told_in_the_servers_w
 #[tokio::test]
 async fn the_own_daemonset_is_asked_for_by_the_pods_name() {
     let there = fake(StatusCode::OK, r#"{"metadata":{"name":"agent"}}"#).await;
-    assert!(there.cluster.may_read_own().await.unwrap());
-    assert!(matches!(there.cluster.fate(true).await, Fate::Stays(_)));
+    there.cluster.may_read_own().await.unwrap();
+    assert!(matches!(there.cluster.fate().await, Fate::Stays(_)));
     assert_eq!(there.log.lock().unwrap()[0], "GET  ");
     let gone = fake(StatusCode::NOT_FOUND, GONE).await;
     assert_eq!(
-        gone.cluster.fate(false).await,
+        gone.cluster.fate().await,
         Fate::Goes("DaemonSet agent is gone".into())
+    );
+    let refused = fake(StatusCode::FORBIDDEN, DENIED).await;
+    assert_eq!(
+        refused.cluster.fate().await,
+        Fate::Stays("DaemonSet agent cannot be asked for: the API server says: no (403)".into())
     );
 }
 
@@ -120,18 +125,16 @@ fn only_what_proves_an_uninstall_is_one() {
             message: "m".into(),
         })
     };
-    for (answer, could_read, goes) in [
-        (Ok(false), true, false),
-        (Ok(true), true, true),
-        (refused(404), true, true),
-        (refused(404), false, true),
-        (refused(401), true, true),
-        (refused(403), true, true),
-        (refused(403), false, false),
-        (refused(500), true, false),
-        (Err(ClusterError::Away("refused".into())), true, false),
+    for (answer, goes) in [
+        (Ok(false), false),
+        (Ok(true), true),
+        (refused(404), true),
+        (refused(401), false),
+        (refused(403), false),
+        (refused(500), false),
+        (Err(ClusterError::Away("refused".into())), false),
     ] {
-        let fate = fate_of("agent", answer, could_read);
+        let fate = fate_of("agent", answer);
         assert_eq!(matches!(fate, Fate::Goes(_)), goes, "{fate:?}");
     }
 }

@@ -15,6 +15,8 @@ pub struct Shape {
     pub chained: bool,
     /// Instead of changing the main CNI's file, write a copy under this name.
     pub owned: Option<String>,
+    /// Names of copies that an agent with other settings may have left: they shadow the main CNI's file.
+    pub former: Vec<String>,
 }
 
 /// What to do.
@@ -38,24 +40,62 @@ pub enum Plan {
         /// What an operator should know.
         odd: Vec<String>,
     },
+    /// It stands where it should; the runtime takes this earlier copy instead, which is to be removed.
+    Drop {
+        /// The copy.
+        copy: String,
+        /// Where it stands.
+        file: String,
+        /// What an operator should know.
+        odd: Vec<String>,
+    },
     /// There is nothing that the plugin could join, because:
     Wait(String),
 }
 
 const OWN_FILE: &str = "YYY-causeway-cni.conf";
 
+/// What runtimes read (libcni's `ConfFiles` as containerd and CRI-O call it): lists, and single plugins.
+const LIST: &str = ".conflist";
+const ENDINGS: [&str; 3] = [LIST, ".conf", ".json"];
+
 /// Does a runtime read files of this name?
 #[must_use]
 pub fn is_configuration(name: &str) -> bool {
-    !name.starts_with('.') && [".conf", ".conflist"].iter().any(|end| name.ends_with(end))
+    !name.starts_with('.') && ENDINGS.iter().any(|end| name.ends_with(end))
 }
 
 /// What to do with these files, by name.
 #[must_use]
 pub fn plan(files: &BTreeMap<String, String>, shape: &Shape, entry: &Value) -> Plan {
-    if !shape.chained {
-        return alone(files, shape, entry);
+    let plan = match shape.chained {
+        true => chained(files, shape, entry),
+        false => alone(files, shape, entry),
+    };
+    // Only now: until what takes its place is there, the runtime needs the copy.
+    match plan {
+        Plan::InPlace { file, odd } => {
+            let mut copies = shape.former.iter();
+            match copies.find(|name| **name != file && is_copy(files, shape, name)) {
+                Some(copy) => Plan::Drop {
+                    copy: copy.clone(),
+                    file,
+                    odd,
+                },
+                None => Plan::InPlace { file, odd },
+            }
+        }
+        other => other,
     }
+}
+
+/// Is this a copy that an agent with other settings left?
+fn is_copy(files: &BTreeMap<String, String>, shape: &Shape, name: &str) -> bool {
+    shape.former.iter().any(|former| former == name)
+        && files.get(name).is_some_and(|text| has_ours(text))
+}
+
+fn chained(files: &BTreeMap<String, String>, shape: &Shape, entry: &Value) -> Plan {
     let mut odd = Vec::new();
     let (name, main) = match main_file(files, shape, &mut odd) {
         Ok(found) => found,
@@ -70,9 +110,14 @@ pub fn plan(files: &BTreeMap<String, String>, shape: &Shape, entry: &Value) -> P
         if with_us == main {
             return Plan::InPlace { file: name, odd };
         }
-        let renamed = name
-            .strip_suffix(".conf")
-            .map(|stem| format!("{stem}.conflist"));
+        let renamed = (!name.ends_with(LIST)).then(|| stem(&name).to_owned() + LIST);
+        // Ours is of an attempt that was cut off.
+        let there = renamed.as_ref().and_then(|name| files.get(name));
+        if let (Some(renamed), Some(false)) = (&renamed, there.map(|text| has_ours(text))) {
+            return Plan::Wait(format!(
+                "{name} would have to become {renamed}, which is there and is not touched"
+            ));
+        }
         return Plan::Write {
             file: renamed.clone().unwrap_or_else(|| name.clone()),
             text: text_of(&with_us),
@@ -100,6 +145,11 @@ pub fn plan(files: &BTreeMap<String, String>, shape: &Shape, entry: &Value) -> P
     }
 }
 
+fn stem(name: &str) -> &str {
+    let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
+    stem.unwrap_or(name)
+}
+
 /// The main CNI's configuration: the one that is named, or the first valid one.
 fn main_file(
     files: &BTreeMap<String, String>,
@@ -107,12 +157,9 @@ fn main_file(
     odd: &mut Vec<String>,
 ) -> Result<(String, Value), String> {
     if let Some(named) = &shape.named {
-        let sibling = match named.strip_suffix(".conf") {
-            Some(stem) => format!("{stem}.conflist"),
-            None => named.trim_end_matches("list").to_owned(),
-        };
-        let name = [named, &sibling]
-            .into_iter()
+        let siblings = ENDINGS.map(|end| stem(named).to_owned() + end);
+        let name = std::iter::once(named)
+            .chain(&siblings)
             .find(|name| files.contains_key(*name));
         let name = name.ok_or_else(|| format!("there is no file {named}"))?;
         let read =
@@ -120,7 +167,7 @@ fn main_file(
         return Ok((name.clone(), read));
     }
     for (name, text) in files {
-        if Some(name) == shape.owned.as_ref() {
+        if Some(name) == shape.owned.as_ref() || is_copy(files, shape, name) {
             continue;
         }
         match read(name, text) {
@@ -139,7 +186,7 @@ fn read(name: &str, text: &str) -> Result<Value, String> {
     let Some(object) = value.as_object() else {
         return Err("it is not an object".into());
     };
-    if !name.ends_with(".conflist") {
+    if !name.ends_with(LIST) {
         let single = object.get("type").is_some_and(Value::is_string);
         return if single {
             Ok(value)
@@ -168,7 +215,7 @@ fn lists(value: &Value) -> impl Iterator<Item = &Value> {
 /// With our entry, once: where it stood before, else at the end. A single plugin becomes a list of its own name, by
 /// which its addresses are booked.
 fn with_entry(main: &Value, name: &str, entry: &Value) -> Value {
-    if !name.ends_with(".conflist") {
+    if !name.ends_with(LIST) {
         let mut first = main.clone();
         let mut list = Map::new();
         for key in ["cniVersion", "name"] {
@@ -240,7 +287,8 @@ pub fn removal(files: &BTreeMap<String, String>, shape: &Shape) -> Vec<(String, 
     let ours = files.iter().filter(|(_, text)| has_ours(text));
     let changes = ours.map(|(name, text)| {
         let mut value: Value = serde_json::from_str(text).unwrap_or_default();
-        if is_ours(&value) || Some(name) == shape.owned.as_ref() {
+        let is_copy = Some(name) == shape.owned.as_ref() || is_copy(files, shape, name);
+        if is_ours(&value) || is_copy {
             return (name.clone(), None);
         }
         if let Some(plugins) = value["plugins"].as_array_mut() {

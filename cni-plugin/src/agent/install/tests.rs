@@ -101,6 +101,24 @@ fn the_plugin_waits_for_a_configuration_joins_it_and_comes_back_when_taken_out()
 }
 
 #[test]
+fn a_copy_of_earlier_settings_is_removed_after_the_plugin_stands_in_the_main_file() {
+    let node = Node::new();
+    node.write("net.d/10-net.conflist", MAIN);
+    let mut options = node.options.clone();
+    options.shape.owned = Some("02-copy.conflist".into());
+    step(&options, None);
+    assert_eq!(node.names(), ["02-copy.conflist", "10-net.conflist"]);
+    options.shape.owned = None;
+    options.shape.former = vec!["02-copy.conflist".into()];
+    let installed = Outcome::Installed("10-net.conflist".into(), Vec::new());
+    assert_eq!(step(&options, None).0, installed);
+    assert_eq!(node.names(), ["02-copy.conflist", "10-net.conflist"]);
+    assert_eq!(step(&options, None).0, installed);
+    assert_eq!(node.names(), ["10-net.conflist"]);
+    assert!(conflist::has_ours(&node.read("net.d/10-net.conflist")));
+}
+
+#[test]
 fn what_cannot_be_written_is_said_with_its_path() {
     let node = Node::new();
     let missing = Options {

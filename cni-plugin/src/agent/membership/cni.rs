@@ -78,15 +78,12 @@ impl Membership {
         entry.service_account = seen.service_account;
         entry.ips = arrival.ips;
         entry.switches = seen.switches;
-        let named = [seen.uid, arrival.pod.uid]
+        // First what the kubelet calls it: the object of a pod from a file may be made anew, with another uid.
+        let named = [arrival.pod.uid, seen.uid]
             .into_iter()
             .find(|uid| !uid.is_empty());
         entry.uid = named.unwrap_or(entry.uid);
-        let before = self.pods.put(entry.clone());
-        if let Some(before) = before.filter(|old| old.enrolled && old.uid != entry.uid) {
-            // An older pod of the same name whose DEL never came.
-            self.unserve(&before).await;
-        }
+        self.replace(entry.clone()).await;
         // A change of labels while we waited found no pod that it could apply to. From here on one finds it.
         let decision = match self.wanted(&entry) {
             Wanted::In(switches) => {
@@ -147,7 +144,7 @@ impl Membership {
             return gone;
         };
         self.pods.remove(&key);
-        if self.leaving.take(&entry.uid) || entry.enrolled {
+        if entry.is_ztunnels() {
             self.unserve(&entry).await;
         }
         // The namespace may be gone with its rules, which is what we want.

@@ -25,24 +25,39 @@ fn cluster(mode: &str) -> Event {
     }
 }
 
-/// A node without any ztunnel.
-fn members(dir: &std::path::Path) -> Membership {
-    let mut settings = runtime::Settings::from_pairs([("NODE_NAME".to_owned(), "n1".to_owned())]);
+/// A node, and what serves its ztunnels. Everything that it writes is in the directory.
+pub(in crate::agent) fn node(
+    dir: &std::path::Path,
+    leaves: bool,
+) -> (
+    Membership,
+    impl Future<Output = std::io::Error> + Send + 'static,
+) {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let mut settings = runtime::Settings::from_pairs([
+        ("NODE_NAME".to_owned(), "n1".to_owned()),
+        ("AGENT_SOCKET".to_owned(), path("agent.sock")),
+        ("ZTUNNEL_UDS_ADDRESS".to_owned(), path("zds.sock")),
+        ("INSTALL_PLUGIN".to_owned(), "false".to_owned()),
+        ("LEAVE_NODE".to_owned(), leaves.to_string()),
+        ("HOST_MOUNTS".to_owned(), path("host")),
+    ]);
     let config = Config::read(&mut settings);
     let pods = Arc::new(Store::open(&dir.join("pods.json"), &config.places).unwrap());
     let listener = Listener::bind(&dir.join("zds.sock")).unwrap();
-    let (ztunnel, _serving) = zds::server::serve(listener, Arc::clone(&pods) as _);
-    Membership {
+    let (ztunnel, serving) = zds::server::serve(listener, Arc::clone(&pods) as _);
+    let members = Membership {
         world: Arc::new(World::new("n1", Default::default())),
         pods,
         ztunnel,
         config,
         shutdown: Shutdown::new(),
         turn: Arc::default(),
+        found_once: watch::Sender::new(true),
         through_once: watch::Sender::new(true),
         uninstalling: AtomicBool::new(false),
-        leaving: Leaving::default(),
-    }
+    };
+    (members, serving)
 }
 
 /// Until the pod is in the list a change of labels finds nobody that it could apply to: an ADD that decided before
@@ -54,7 +69,7 @@ async fn labels_that_change_while_an_add_waits_for_its_turn_count() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let members = members(dir.path());
+    let (members, _nobody) = node(dir.path(), false);
     members.world.apply(cluster("none"));
     let netns = Netns::create().unwrap();
     let arrival = Arrival {

@@ -42,7 +42,7 @@ fn what_was_open_before_a_pod_came_in_goes_on_and_what_is_new_is_captured() {
     }
 }
 
-fn says(from: &mut TcpStream, to: &mut TcpStream) {
+pub(super) fn says(from: &mut TcpStream, to: &mut TcpStream) {
     from.set_nonblocking(false).unwrap();
     to.set_nonblocking(false).unwrap();
     to.set_read_timeout(Some(std::time::Duration::from_secs(5)))

@@ -217,6 +217,75 @@ fn a_copy_of_our_own_follows_the_main_file_and_leaves_it_alone() {
 }
 
 #[test]
+fn a_single_plugin_may_be_called_json_which_runtimes_read_too() {
+    let single = r#"{"cniVersion":"0.4.0","name":"net","type":"bridge"}"#;
+    let all = files(&[("05-net.json", single), ("10-ptp.conflist", PTP)]);
+    assert!(is_configuration("05-net.json") && !is_configuration("05-net.yaml"));
+    let Plan::Write {
+        file,
+        text,
+        replaces,
+        ..
+    } = plan(&all, &chained(), &entry())
+    else {
+        panic!("nothing is written");
+    };
+    let names = (file.as_str(), replaces.as_deref());
+    assert_eq!(names, ("05-net.conflist", Some("05-net.json")));
+    assert_eq!(types(&text), ["bridge", PLUGIN]);
+    // By its name, whatever the ending.
+    let named = Shape {
+        named: Some("05-net.conf".into()),
+        ..chained()
+    };
+    let (file, _) = written(plan(&all, &named, &entry()));
+    assert_eq!(file, "05-net.conflist");
+    // A half-finished change goes on; what somebody else has there is not overwritten.
+    let ours = files(&[("05-net.conf", single), ("05-net.conflist", &text)]);
+    assert_eq!(
+        written(plan(&ours, &chained(), &entry())).0,
+        "05-net.conflist"
+    );
+    let foreign = files(&[("05-net.conf", single), ("05-net.conflist", "{")]);
+    let Plan::Wait(why) = plan(&foreign, &chained(), &entry()) else {
+        panic!("something is done");
+    };
+    assert!(why.contains("05-net.conflist, which is there"), "{why}");
+}
+
+#[test]
+fn a_copy_that_is_not_wanted_any_more_goes_when_the_plugin_is_in_the_main_file() {
+    let copy = "02-causeway-cni.conflist";
+    let owned = Shape {
+        owned: Some(copy.into()),
+        ..chained()
+    };
+    let mut all = files(&[("10-ptp.conflist", PTP)]);
+    let (file, text) = written(plan(&all, &owned, &entry()));
+    all.insert(file, text);
+    let shape = Shape {
+        former: vec![copy.into()],
+        ..chained()
+    };
+    let (file, text) = written(plan(&all, &shape, &entry()));
+    assert_eq!(file, "10-ptp.conflist", "the copy is not the main CNI's");
+    all.insert(file, text);
+    let dropped = Plan::Drop {
+        copy: copy.into(),
+        file: "10-ptp.conflist".into(),
+        odd: Vec::new(),
+    };
+    assert_eq!(plan(&all, &shape, &entry()), dropped);
+    let changes = removal(&all, &shape);
+    assert_eq!(changes[0], (copy.to_owned(), None));
+    all.remove(copy);
+    assert!(matches!(plan(&all, &shape, &entry()), Plan::InPlace { .. }));
+    // Somebody's file of that name, without us, is like any other.
+    let foreign = files(&[(copy, PTP)]);
+    assert_eq!(written(plan(&foreign, &shape, &entry())).0, copy);
+}
+
+#[test]
 fn without_a_chain_the_plugin_has_a_file_of_its_own() {
     let shape = Shape::default();
     let (file, text) = written(plan(
