@@ -263,6 +263,14 @@ impl Bed {
             .map(drop)
     }
 
+    /// Waits until a Gateway has its waypoint.
+    pub fn programmed(&self, namespace: &str, gateway: &str) -> Result<()> {
+        let gateway = format!("gateway/{gateway}");
+        let wait = ["wait", "-n", namespace, &gateway];
+        let until = ["--for=condition=Programmed", "--timeout=60s"];
+        self.kubectl(&[&wait[..], &until].concat()).map(drop)
+    }
+
     /// Our mesh from our charts, with further arguments of helm.
     pub fn install(&self, further: &[&str]) -> Result<()> {
         self.chart("install", further)

@@ -27,7 +27,7 @@ pub fn each() -> Result<Outcome> {
     bed.meshed()?;
     echo::start(bed, NAMESPACE)?;
     echo::join(bed, NAMESPACE)?;
-    let troubles: [Trouble; 5] = [
+    let troubles: [Trouble; 4] = [
         Trouble {
             what: "node agent killed",
             seconds: "15",
@@ -60,16 +60,6 @@ pub fn each() -> Result<Outcome> {
             unnoticed: false,
             happens: |bed| kill(bed, "ztunnel"),
             over: |bed| bed.rollout(bed::SYSTEM, "ds/ztunnel"),
-        },
-        Trouble {
-            what: "node killed and back",
-            seconds: "60",
-            unnoticed: false,
-            happens: |bed| bed.crash(1),
-            over: |bed| {
-                bed.meshed()?;
-                bed.rollout(NAMESPACE, "ds/web")
-            },
         },
     ];
     let mut told = Vec::new();
@@ -177,12 +167,5 @@ impl Bed {
             configuration.display()
         );
         self.on_node(node, &["sh", "-c", &script]).map(drop)
-    }
-
-    /// All of the node's processes end at once; then it starts anew, with what is on its disk.
-    fn crash(&self, node: usize) -> Result<()> {
-        let pid = self.node(node)?.to_string();
-        bed::stdout(Command::new("kill").args(["-KILL", &pid]).output()?)?;
-        self.script("node.sh", &[&node.to_string()]).map(drop)
     }
 }
