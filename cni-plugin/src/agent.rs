@@ -173,7 +173,7 @@ fn announce(config: &Config) {
 /// Requests of the CNI binary that are under way when we are stopped may end.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// An uninstall takes a moment for each pod; the kubelet gives 30 s.
+/// An uninstall waits a while for what is open and takes a moment for each pod; the kubelet gives 30 s.
 const UNINSTALL: Duration = Duration::from_secs(25);
 
 fn spawn_parts(
@@ -191,7 +191,9 @@ fn spawn_parts(
         let first = parts.readiness.register("rules of the node");
         shutdown.spawn_aside(host::run(Arc::clone(members), netns, first));
     }
-    if let Some(options) = members.config.install.clone() {
+    if let Some(options) = members.config.install.clone()
+        && !members.config.leave_node
+    {
         let part = shutdown.clone();
         // Awaited at the end: it must not put back what an uninstall takes away.
         shutdown.spawn(install::run(options, parts.readiness, part));

@@ -126,9 +126,13 @@ async fn when_the_list_is_lost_the_first_ztunnel_hears_of_who_was_captured() {
     process(&node, &pod, &host);
     let mounts = node.path("host").display().to_string();
     running(&node, "ambient.istio.io/redirection: enabled", "");
+    // The cluster does not answer yet when ztunnel comes.
+    let (there, away) = (node.path("manifests"), node.path("away"));
+    std::fs::rename(&there, &away).unwrap();
     node.start(&[("HOST_MOUNTS", &mounts)]).await;
+    let answers = async { std::fs::rename(&away, &there).unwrap() };
+    let ((_ztunnel, named), ()) = tokio::join!(Ztunnel::connect(&node), answers);
     // Who is not named there is cut off.
-    let (_ztunnel, named) = Ztunnel::connect(&node).await;
     assert_eq!(named, [heard(&pod)]);
     until(|| pod.is_captured()).await;
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub places: Places,
     /// In whose network namespace the probes' rule stands; `None`: nowhere.
     pub probes: Option<HostNetns>,
+    /// Only takes the mesh off this node.
+    pub leave_node: bool,
     /// How the plugin gets into the node's CNI configuration; `None`: not by us.
     pub install: Option<install::Options>,
     /// How logs look.
@@ -135,6 +137,11 @@ impl Config {
             writer: writer(s),
             places: Places::new(host),
             probes: probes(s, in_cluster),
+            leave_node: s.boolean(
+                "LEAVE_NODE",
+                false,
+                "take the mesh off this node, as an uninstall does, and end: for a node that the DaemonSet does not select any more; with an API server",
+            ),
             install,
             log_format: log_format(s),
             log_filter: s.string(

@@ -277,6 +277,35 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_from_a_file_is_sought_by_its_hash_which_hides_no_pod_of_that_uid() {
+        let key = |name: &str| ("shop".to_owned(), name.to_owned());
+        let from_file = Seen {
+            uid: "u-2".into(),
+            static_uid: Some("hash".into()),
+            ips: vec!["10.0.0.3".parse().unwrap()],
+            ..seen(Decision::In)
+        };
+        let pretends = Seen {
+            uid: "u-3".into(),
+            static_uid: Some("u-1".into()),
+            ..from_file.clone()
+        };
+        let lost = [
+            (key("a"), pretends),
+            (key("b"), from_file.clone()),
+            (key("c"), seen(Decision::In)),
+        ];
+        let sought = sought(&lost);
+        let uids: Vec<_> = sought.keys().map(String::as_str).collect();
+        assert_eq!(uids, ["hash", "u-1", "u-2", "u-3"]);
+        assert_eq!(sought["u-1"], seen(Decision::In).ips);
+        let netns = Netns::current().unwrap();
+        let mut known = arrived(key("b"), "c-1".into(), netns, "/x".into());
+        known.uid = "hash".into();
+        assert!(!is_lost(Some(&known), &from_file));
+    }
+
+    #[test]
     fn a_pod_is_lost_when_it_runs_unknown_and_that_matters() {
         let key = ("shop".to_owned(), "web".to_owned());
         let netns = Netns::current().unwrap();

@@ -5,31 +5,49 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sys::Netns;
+use tokio::time::{Instant, sleep_until};
 
 use super::cluster::{Cluster, ClusterError, Fate};
 use super::membership::Membership;
-use super::{host, install};
+use super::{host, install, leave};
 use crate::apply;
 
 mod release;
 
 pub use release::Release;
 
+/// How long what is open may last: a part of the time that the agent has for its end.
+const OPEN: Duration = Duration::from_secs(10);
+
 /// Waits for the drain, then decides. `host`: the node's namespace, if our rule stands there.
 pub async fn at_end(members: Arc<Membership>, cluster: Cluster, host: Option<Netns>) {
-    warn_unreadable(&members, &cluster).await;
-    members.shutdown.draining().await;
-    match cluster.fate().await {
+    match fate(&members, &cluster).await {
         Fate::Stays(why) => tracing::info!(why, "capture and CNI configuration stay"),
         Fate::Goes(why) => {
             tracing::info!(
                 why,
                 "this is an uninstall: capture and CNI configuration are removed"
             );
-            let left = remove(&members, &cluster, host).await;
+            let left = remove(&members, &cluster, host, OPEN).await;
             report(&left);
         }
     }
+}
+
+async fn fate(members: &Membership, cluster: &Cluster) -> Fate {
+    if members.config.leave_node {
+        // Pods that nobody told us of are found by then.
+        let mut through = members.through_once.subscribe();
+        tokio::select! {
+            _ = through.wait_for(|done| *done) => {}
+            () = members.shutdown.draining() => {}
+        }
+        members.shutdown.drain();
+        return Fate::Goes("LEAVE_NODE is set".into());
+    }
+    warn_unreadable(members, cluster).await;
+    members.shutdown.draining().await;
+    cluster.fate().await
 }
 
 /// Says at the start what would only show at the end. Asked until the API server answers.
@@ -59,52 +77,22 @@ fn report(left: &[String]) {
     }
 }
 
-/// Takes everything away; what could not be is told, one text each.
-async fn remove(members: &Arc<Membership>, cluster: &Cluster, host: Option<Netns>) -> Vec<String> {
-    let mut left = Vec::new();
+/// Takes everything away, in an order in which nothing that is open in the mesh goes on in the clear; what could not be
+/// removed is told, one text each. What is open may last for `open`.
+async fn remove(
+    members: &Arc<Membership>,
+    cluster: &Cluster,
+    host: Option<Netns>,
+    open: Duration,
+) -> Vec<String> {
     // Nobody puts anything back from here on.
     members.uninstalling.store(true, Ordering::SeqCst);
     // First of all, so that no new pod asks an agent that is about to end.
-    if let Some(options) = members.config.install.clone() {
-        let removal = members
-            .shutdown
-            .spawn_blocking(move || install::remove(&options));
-        match removal.await {
-            Ok(done) => left.extend(done.err().into_iter().flatten()),
-            Err(_) => left.push("the removal of the CNI configuration was cut short".into()),
-        }
-    }
-    let _turn = members.turn.lock().await;
-    let pods = members.pods.all();
-    let count = pods.iter().filter(|entry| entry.enrolled).count();
-    for entry in &pods {
-        let (namespace, pod) = entry.key();
-        if let Err(error) = members.release(entry).await {
-            left.push(format!("rules of pod {namespace}/{pod}: {error}"));
-        }
-        members.pods.set_enrolled(&entry.key(), false);
-        if entry.enrolled {
-            members.unserve(entry).await;
-        }
-    }
+    let mut left = remove_plugin(members).await;
+    let count = ease_all(members).await;
+    left.extend(unmark(members, cluster).await);
+    left.extend(let_all_go(members, open).await);
     left.extend(sweep(members).await);
-    let ours = members.world.ours();
-    let marked = ours
-        .into_iter()
-        .filter(|(_, seen)| seen.redirection.is_some());
-    let mut refused = 0;
-    for (key, seen) in marked {
-        // Without its rights, which may be gone before us, the agent cannot; a later agent does at its start.
-        if let Err(error) = cluster.mark(&key, &seen.uid, None).await {
-            refused += 1;
-            let (namespace, pod) = key;
-            left.push(format!("annotation of pod {namespace}/{pod}: {error}"));
-            if refused == 3 {
-                left.push("and perhaps of others: no more are tried".into());
-                break;
-            }
-        }
-    }
     if let Some(netns) = host {
         let removal = members
             .shutdown
@@ -120,6 +108,77 @@ async fn remove(members: &Arc<Membership>, cluster: &Cluster, host: Option<Netns
         let _ = std::fs::remove_file(lock);
     }
     tracing::info!(pods = count, "pods taken out of the mesh");
+    left
+}
+
+async fn remove_plugin(members: &Membership) -> Vec<String> {
+    let Some(options) = members.config.install.clone() else {
+        return Vec::new();
+    };
+    let removal = members
+        .shutdown
+        .spawn_blocking(move || install::remove(&options));
+    match removal.await {
+        Ok(done) => done.err().unwrap_or_default(),
+        Err(_) => vec!["the removal of the CNI configuration was cut short".into()],
+    }
+}
+
+/// Nothing new is captured any more; how many pods that were.
+async fn ease_all(members: &Membership) -> usize {
+    let _turn = members.turn.lock().await;
+    let mut pods = members.pods.all();
+    pods.retain(|entry| entry.enrolled);
+    for entry in &pods {
+        if let Err(error) = members.ease(entry).await {
+            // What is left of it in the end is told then.
+            tracing::warn!(%error, uid = entry.uid, "a pod goes on to be captured for a moment");
+        }
+        members.pods.set_leaving(&entry.key(), leave::now());
+    }
+    pods.len()
+}
+
+async fn unmark(members: &Membership, cluster: &Cluster) -> Vec<String> {
+    const TRIED: usize = 3;
+    let mut left = Vec::new();
+    let ours = members.world.ours();
+    let marked = ours
+        .into_iter()
+        .filter(|(_, seen)| seen.redirection.is_some());
+    for (key, seen) in marked {
+        // Without its rights, which may be gone before us, the agent cannot; a later agent does at its start.
+        if let Err(error) = cluster.mark(&key, &seen.uid, None).await {
+            let (namespace, pod) = key;
+            left.push(format!("annotation of pod {namespace}/{pod}: {error}"));
+            if left.len() == TRIED {
+                left.push("and perhaps of others: no more are tried".into());
+                break;
+            }
+        }
+    }
+    left
+}
+
+/// Each pod when nothing is open in it any more, all when the time is over: ztunnel first, then the last rules.
+async fn let_all_go(members: &Membership, open: Duration) -> Vec<String> {
+    let end = Instant::now() + open;
+    while !members.pods.leaving().is_empty() && Instant::now() < end {
+        leave::settle(members, open).await;
+        sleep_until((Instant::now() + leave::STEP).min(end)).await;
+    }
+    let _turn = members.turn.lock().await;
+    let mut left = Vec::new();
+    for entry in members.pods.all() {
+        let key = entry.key();
+        members.pods.set_enrolled(&key, false);
+        if entry.is_ztunnels() {
+            members.unserve(&entry).await;
+        }
+        if let Err(error) = members.release(&entry).await {
+            left.push(format!("rules of pod {}/{}: {error}", key.0, key.1));
+        }
+    }
     left
 }
 
@@ -150,3 +209,6 @@ async fn sweep(members: &Membership) -> Vec<String> {
     let swept = members.shutdown.spawn_blocking(work).await;
     swept.unwrap_or_else(|_| vec!["the search through the node was cut short".into()])
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ usage: cni-agent              run the agent
        cni-agent --version    print what this build is
        cni-agent --help       print this
 
+LEAVE_NODE=true takes the mesh off this node alone.
+
 Settings come from the environment; docs/configuration.md lists them.
 ";
 
