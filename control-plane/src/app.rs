@@ -73,9 +73,13 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         client,
     } = origin;
     if let Some(path) = &config.ca.root_file {
-        root::publish(&issuers.borrow(), path).context("ROOT_CERT_FILE")?;
+        keep_root_file(issuers.clone(), path, &shutdown).context("ROOT_CERT_FILE")?;
     }
-    let mut follower = Follower::new(config.mesh.clone(), status);
+    let follower = Follower::new(config.mesh.clone(), status);
+    let mut follower = match config.origin {
+        Origin::Cluster { .. } => follower.of_cluster(),
+        Origin::Directory(_) => follower,
+    };
     // Nobody is served before the first list is in: an empty mesh would take everything away.
     tokio::select! {
         () = shutdown.draining() => return Ok(()),
@@ -125,6 +129,31 @@ pub async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes the roots now, and anew with each step of a rotation.
+fn keep_root_file(
+    mut issuers: Issuers,
+    path: &Path,
+    shutdown: &Shutdown,
+) -> Result<(), root::RootError> {
+    root::publish(&issuers.borrow_and_update(), path)?;
+    let (part, path) = (shutdown.clone(), path.to_owned());
+    shutdown.spawn(async move {
+        loop {
+            tokio::select! {
+                () = part.draining() => return,
+                // An authority from files never changes.
+                changed = issuers.changed() => if changed.is_err() { return },
+            }
+            if let Err(error) = root::publish(&issuers.borrow_and_update(), &path) {
+                tracing::error!(
+                    "ROOT_CERT_FILE: {error}; clients that read it do not learn of a new root"
+                );
+            }
+        }
+    });
+    Ok(())
+}
+
 /// What differs between a directory of manifests and a cluster.
 struct Opened {
     source: Box<dyn Source>,
@@ -171,7 +200,7 @@ async fn open(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Opened> {
             Ok(Opened {
                 source: Box::new(Watch::new(client.clone(), Wanted::all())),
                 issuers,
-                tokens: file.unwrap_or(Tokens::Review(review)),
+                tokens: file.unwrap_or(Tokens::Review(Box::new(review))),
                 client: Some(client),
             })
         }

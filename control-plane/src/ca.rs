@@ -1,13 +1,14 @@
 //! The authority's root on Kubernetes: kept in a Secret that every replica reads, rotated with overlap, and published as
 //! a ConfigMap for clients. Started by `app`; `serve` signs with what comes out of it.
 //!
-//! `rotation` and `secret` are pure; `vault` and `publish` speak to the API server.
+//! `rotation`, `crossing` and `secret` are pure; `vault` and `publish` speak to the API server.
 
 use std::sync::Arc;
 
 use identity::issue::Issuer;
 use tokio::sync::watch;
 
+mod crossing;
 pub mod publish;
 pub mod rotation;
 pub mod secret;

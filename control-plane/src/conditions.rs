@@ -2,7 +2,7 @@
 //! and its faults. `follow` works it out with each translation; `conditions::write`, in the elected replica, writes
 //! what differs.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, num::NonZeroI64, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 use objects::{Fault, Key, Kind, Severity};
@@ -11,6 +11,7 @@ use crate::translate::{Index, Translation, verdict};
 
 mod binding;
 pub mod merge;
+mod object;
 mod policy;
 mod route;
 mod write;
@@ -128,7 +129,7 @@ pub fn judge(index: &Index<'_>, translation: &Translation, faults: &[Fault]) -> 
     for (key, why) in &verdicts.refused {
         if is_route(key.kind) || key.kind == Kind::AuthorizationPolicy {
             let refused = Verdict {
-                generation: None,
+                generation: by_key.refused_version(key),
                 wanted: Wanted::Refused(why.clone()),
             };
             verdicts.by_object.insert(key.clone(), refused);
@@ -171,6 +172,14 @@ impl<'f> ByKey<'f> {
         let all = self.0.iter();
         all.filter_map(|(key, faults)| Some(((*key).clone(), texts(faults)?)))
             .collect()
+    }
+
+    /// The version that is refused; a newer one may be on its way.
+    fn refused_version(&self, key: &Key) -> Option<i64> {
+        let faults = self.of(key).iter();
+        let errors = faults.filter(|fault| fault.severity == Severity::Error);
+        let versions = errors.filter_map(|fault| fault.generation);
+        versions.map(NonZeroI64::get).max()
     }
 
     /// What is to be said about an object that is used, one remark after the other.

@@ -183,11 +183,7 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
         90 * DAY,
         "longest life that is granted",
     );
-    let overlap = s.optional_duration(
-        "CA_ROOT_OVERLAP",
-        "in a rotation, time for everybody to learn of the new root, and again for what the old one signed to end; \
-         default: MAX_WORKLOAD_CERT_TTL",
-    );
+    let plan = plan(s, max_ttl);
     let audiences = s.string(
         "TOKEN_AUDIENCES",
         "istio-ca",
@@ -209,10 +205,7 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
             "Secret of POD_NAMESPACE with those files as fields, made by the first replica; a Secret `cacerts` that \
              somebody brings wins over it",
         ),
-        plan: Plan {
-            overlap: overlap.unwrap_or(max_ttl),
-            life: s.duration("CITADEL_SELF_SIGNED_CA_CERT_TTL", 3650 * DAY, "life of a root that is made in the Secret"),
-        },
+        plan,
         audiences: words(&audiences),
         namespace,
         root_file: s.optional_path("ROOT_CERT_FILE", "file to write the root certificates to, for clients"),
@@ -221,6 +214,41 @@ fn ca(s: &mut Settings<'_>) -> CaConfig {
         max_ttl,
         node_accounts: node_accounts.unwrap_or_else(|| vec![("istio-system".into(), "ztunnel".into())]),
     }
+}
+
+/// How the root is rotated. The steps must leave time for what a root has signed to end.
+fn plan(s: &mut Settings<'_>, max_ttl: Duration) -> Plan {
+    let overlap = s.optional_duration(
+        "CA_ROOT_OVERLAP",
+        "in a rotation, time for everybody to learn of the new root, and again for what the old one signed to end; \
+         default: MAX_WORKLOAD_CERT_TTL",
+    );
+    let plan = Plan {
+        overlap: overlap.unwrap_or(max_ttl),
+        life: s.duration(
+            "CITADEL_SELF_SIGNED_CA_CERT_TTL",
+            3650 * DAY,
+            "life of a root that is made in the Secret",
+        ),
+    };
+    if plan.overlap < max_ttl {
+        let allowed = "at least MAX_WORKLOAD_CERT_TTL, or certificates outlive the trust in the root that signed them";
+        s.fault(
+            "CA_ROOT_OVERLAP",
+            Some(format_duration(plan.overlap)),
+            allowed,
+        );
+    }
+    if plan.life <= plan.overlap * 3 {
+        let allowed = "longer than three times CA_ROOT_OVERLAP (by default MAX_WORKLOAD_CERT_TTL), or a root ends before its \
+                       successor signs";
+        s.fault(
+            "CITADEL_SELF_SIGNED_CA_CERT_TTL",
+            Some(format_duration(plan.life)),
+            allowed,
+        );
+    }
+    plan
 }
 
 fn writing(s: &mut Settings<'_>, mesh: &Mesh) -> writing::Settings {
@@ -368,6 +396,29 @@ mod tests {
         for (name, _) in pairs {
             assert!(faults.contains(name), "{faults}");
         }
+    }
+
+    #[test]
+    fn a_rotation_that_would_cut_somebody_off_is_a_fault() {
+        let faults = |pairs: &[(&str, &str)]| {
+            let owned = pairs
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
+            let mut settings = Settings::from_pairs(owned.collect::<Vec<_>>());
+            let _ = Config::read(&mut settings);
+            settings
+                .finish()
+                .err()
+                .map(|faults| faults.to_string())
+                .unwrap_or_default()
+        };
+        let (overlap, longest) = ("CA_ROOT_OVERLAP", "MAX_WORKLOAD_CERT_TTL");
+        let life = "CITADEL_SELF_SIGNED_CA_CERT_TTL";
+        assert_eq!(faults(&[(overlap, "25h"), (longest, "24h")]), "");
+        assert!(faults(&[(overlap, "23h"), (longest, "24h")]).contains(overlap));
+        assert!(faults(&[(overlap, "24h")]).contains(overlap));
+        assert!(faults(&[(life, "6480h")]).contains(life));
+        assert_eq!(faults(&[(life, "6481h")]), "");
     }
 
     #[test]

@@ -41,8 +41,12 @@ pub struct Follower {
     waypoints: BTreeMap<GatewayName, Served>,
     pending: Pending,
     verdicts: watch::Sender<Option<Arc<Verdicts>>>,
+    /// Faults that verdicts were given on last.
+    judged: Vec<Fault>,
     /// Whether anything was translated yet.
     started: bool,
+    /// Whether pods come from an API server, which names the account of each that may have one.
+    of_cluster: bool,
 }
 
 /// What one waypoint was told last, apart from the resources.
@@ -76,8 +80,17 @@ impl Follower {
             waypoints: BTreeMap::new(),
             pending: Pending::default(),
             verdicts: watch::Sender::default(),
+            judged: Vec::new(),
             started: false,
+            of_cluster: false,
         }
+    }
+
+    /// Pods come from an API server: one without an account has none there, and is nobody's `default`.
+    #[must_use]
+    pub fn of_cluster(mut self) -> Follower {
+        self.of_cluster = true;
+        self
     }
 
     /// What the status of the objects should say, anew with each translation once somebody has asked.
@@ -140,7 +153,8 @@ impl Follower {
                 let mut both = before.into_iter().chain(after);
                 let is_waypoint = |pod: &Arc<Pod>| pod.metadata.label(GATEWAY_NAME).is_some();
                 self.pending.everything |= both.any(is_waypoint);
-                let place = |pod: Option<&Arc<Pod>>| pod.and_then(|pod| place(pod));
+                let of_cluster = self.of_cluster;
+                let place = |pod: Option<&Arc<Pod>>| pod.and_then(|pod| place(pod, of_cluster));
                 self.pending.moves.push((place(before), place(after)));
                 self.pending.pods.insert((key.namespace, key.name));
             }
@@ -175,8 +189,8 @@ impl Follower {
         let start = Instant::now();
         let pending = std::mem::take(&mut self.pending);
         self.started = true;
-        let waypoints = if pending.everything {
-            self.publish_everything()
+        let (waypoints, differs) = if pending.everything {
+            (self.publish_everything(), true)
         } else {
             self.publish_pods(&pending)
         };
@@ -191,8 +205,10 @@ impl Follower {
             &self.mesh.bare_index(&self.store),
             &self.translation,
         ));
-        if pending.everything {
+        // A version that is refused changes nothing but the faults, and pods may change what a service is bound to.
+        if differs || faults != self.judged {
             self.judge(&faults);
+            self.judged.clone_from(&faults);
         }
         let size = TranslationStatus {
             addresses: self.translation.addresses.len(),
@@ -235,7 +251,7 @@ impl Follower {
         let everybody = shared(&inner.shared(), &translation);
         inner.share(everybody);
         inner.keep_waypoints(resources);
-        inner.settle(residents(&self.store));
+        inner.settle(residents(&self.store, self.of_cluster));
         inner.name(namespaces(&self.store));
         inner.send();
         drop(inner);
@@ -243,8 +259,8 @@ impl Follower {
         count
     }
 
-    /// Translates what follows from a change of pods alone; the number of waypoints.
-    fn publish_pods(&mut self, pending: &Pending) -> usize {
+    /// Translates what follows from a change of pods alone; the number of waypoints, and whether more than pods differs.
+    fn publish_pods(&mut self, pending: &Pending) -> (usize, bool) {
         let touched = update(
             &mut self.translation,
             &self.store,
@@ -252,7 +268,7 @@ impl Follower {
             &pending.pods,
         );
         if touched.lacking {
-            return self.publish_everything();
+            return (self.publish_everything(), true);
         }
         let index = self.mesh.bare_index(&self.store);
         let count = index.waypoints().count();
@@ -273,7 +289,7 @@ impl Follower {
         inner.renew_waypoints(resources);
         inner.shift(&pending.moves);
         inner.send();
-        count
+        (count, touched.binding)
     }
 }
 
@@ -360,8 +376,17 @@ fn shared(old: &Typed, translation: &Translation) -> Typed {
         .collect()
 }
 
-/// Node and account of a pod that runs or will.
-fn place(pod: &Pod) -> Option<Place> {
+/// On the copy that a kubelet makes, on the API server, of a pod of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Node and account of a pod that runs or will. A ztunnel gets certificates of what is on its node by this. Kubelets make pods
+/// on the API server too, but none with an account: of these nothing follows, or a node could be anybody's `default`.
+fn place(pod: &Pod, of_cluster: bool) -> Option<Place> {
+    let without_account =
+        pod.spec.service_account_name.is_empty() || pod.metadata.annotation(MIRROR).is_some();
+    if of_cluster && without_account {
+        return None;
+    }
     let node = pod.spec.node_name.as_str();
     let account = (
         pod.metadata.namespace.as_str().into(),
@@ -370,9 +395,9 @@ fn place(pod: &Pod) -> Option<Place> {
     (!pod.is_finished() && !node.is_empty()).then(|| (node.into(), account))
 }
 
-fn residents(store: &Store) -> BTreeMap<Box<str>, BTreeMap<Account, usize>> {
+fn residents(store: &Store, of_cluster: bool) -> BTreeMap<Box<str>, BTreeMap<Account, usize>> {
     let mut residents = BTreeMap::<Box<str>, BTreeMap<Account, usize>>::new();
-    for (node, account) in store.pods.all().filter_map(|pod| place(pod)) {
+    for (node, account) in store.pods.all().filter_map(|pod| place(pod, of_cluster)) {
         *residents
             .entry(node)
             .or_default()

@@ -36,11 +36,12 @@ impl Times {
     /// The setting that could make two replicas write at once, its value and what is allowed.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, Duration, &'static str)> {
-        if self.renew >= self.duration {
+        // A holder looks at the clock between two steps only, and its last call may take as long as a step.
+        if self.renew + self.retry >= self.duration {
             return Some((
                 "LEASE_RENEW_DEADLINE",
                 self.renew,
-                "shorter than LEASE_DURATION, or two replicas could write at once",
+                "together with LEASE_RETRY_PERIOD shorter than LEASE_DURATION, or two replicas could write at once",
             ));
         }
         let good = !self.retry.is_zero() && self.retry * 2 <= self.renew;

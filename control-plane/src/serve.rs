@@ -17,6 +17,7 @@ mod incoming;
 pub mod review;
 pub mod root;
 pub mod tls;
+mod token;
 
 use authenticate::{Authenticator, Guarded};
 use authority::Authority;

@@ -26,6 +26,8 @@ mod labels;
 mod pages;
 #[path = "cluster/removal.rs"]
 mod removal;
+#[path = "cluster/trouble.rs"]
+mod trouble;
 #[path = "cluster/upgrades.rs"]
 mod upgrades;
 #[path = "cluster/wire.rs"]
@@ -42,11 +44,12 @@ const SMOKE: [Case; 2] = [
 ];
 
 /// With CLUSTER=all; in this order, since the last ones remove the mesh.
-const FURTHER: [Case; 8] = [
+const FURTHER: [Case; 9] = [
     Case::new("no_start_without_the_agent", away::agent),
     Case::new("gateway_api_conformance", conformance::suite),
     Case::new("waypoint_per_account", accounts::waypoints),
     Case::new("upgrades_under_load", upgrades::under_load),
+    Case::new("trouble", trouble::each),
     Case::new("kinds_of_workloads", kinds::each),
     Case::new("drop_in_under_istiod", istiod::drop_in),
     Case::new("uninstall_leaves_nothing", removal::uninstall),

@@ -37,6 +37,8 @@ pub struct Counters {
     pub requests: AtomicU32,
     /// Retries under way.
     pub retries: AtomicU32,
+    /// Copies of requests under way.
+    pub mirrors: AtomicU32,
     turn: AtomicUsize,
 }
 

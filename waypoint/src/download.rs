@@ -1,9 +1,12 @@
 //! The body of an answer on its way down: counts, watches deadlines, and ends the request's record.
 
 use crate::cluster::{Counters, Guard, HostState};
+use crate::filters::rbac;
+use crate::forward::Late;
 use crate::pace::Busy;
 use crate::report::Record;
 use crate::upstream::{BodyError, Return};
+use crate::verdict::Leave;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -39,8 +42,10 @@ pub struct Download {
     source: Source,
     record: Option<Box<Record>>,
     held: Held,
+    /// There while bytes of an endpoint may still come.
+    leave: Option<Leave>,
     busy: Option<Busy>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<dyn Future<Output = Late> + Send>>>,
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
     ended: bool,
 }
@@ -53,6 +58,7 @@ impl Download {
             source,
             record: Some(record),
             held,
+            leave: None,
             busy: None,
             deadline: None,
             idle: None,
@@ -60,13 +66,14 @@ impl Download {
         }
     }
 
-    /// A body from an endpoint; `deadline` is when the route's time is up.
-    pub fn upstream(body: Incoming, record: Box<Record>, held: Held) -> Self {
+    /// A body from an endpoint, which ends when the leave to send it is taken.
+    pub fn upstream(body: Incoming, record: Box<Record>, held: Held, leave: Leave) -> Self {
         let source = Source::Upstream(body);
         Self {
             source,
             record: Some(record),
             held,
+            leave: Some(leave),
             busy: None,
             deadline: None,
             idle: None,
@@ -74,10 +81,10 @@ impl Download {
         }
     }
 
-    /// The whole answer must have come by then.
+    /// The whole answer must have come when this ends.
     #[must_use]
-    pub fn until(mut self, deadline: Option<Instant>) -> Self {
-        self.deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+    pub fn until(mut self, up: Option<impl Future<Output = Late> + Send + 'static>) -> Self {
+        self.deadline = up.map(|up| Box::pin(up) as _);
         self
     }
 
@@ -105,7 +112,16 @@ impl Download {
         }
         self.held = Held::default();
         self.record = None;
+        self.deadline = None;
+        self.leave = None;
         self.busy = None;
+    }
+
+    /// Ends the answer for good: a policy forbids it now.
+    fn cut(&mut self, policy: Option<&str>) -> BodyError {
+        let why = rbac::details(policy);
+        self.finish(Some(("UAEX", &why)));
+        "a policy forbids it now".into()
     }
 
     fn note_trailers(&mut self, trailers: &HeaderMap) {
@@ -131,12 +147,16 @@ impl Body for Download {
         if self.ended {
             return Poll::Ready(None);
         }
-        let late = self
-            .deadline
-            .as_mut()
-            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
-        if late {
-            self.finish(Some(("UT", "response_timeout")));
+        if let Some(Err(policy)) = self.leave.as_mut().map(Leave::ask) {
+            return Poll::Ready(Some(Err(self.cut(policy.as_deref()))));
+        }
+        let late = self.deadline.as_mut().map(|up| up.as_mut().poll(cx));
+        if let Some(Poll::Ready(late)) = late {
+            let details = match late {
+                Late::Route => "response_timeout",
+                Late::Try => "upstream_per_try_timeout",
+            };
+            self.finish(Some(("UT", details)));
             return Poll::Ready(Some(Err("upstream request timeout".into())));
         }
         let poll = match &mut self.source {
@@ -154,6 +174,10 @@ impl Body for Download {
                 if idle {
                     self.finish(Some(("SI", "stream_idle_timeout")));
                     return Poll::Ready(Some(Err("stream timeout".into())));
+                }
+                let taken = self.leave.as_mut().map(|leave| leave.poll_taken(cx));
+                if let Some(Poll::Ready(policy)) = taken {
+                    return Poll::Ready(Some(Err(self.cut(policy.as_deref()))));
                 }
                 Poll::Pending
             }

@@ -1,6 +1,7 @@
 //! Sending a request to an endpoint: cluster, header changes, tries with their time limits, mirrors, and the
 //! head of the answer. Called by `request` for routes that forward.
 
+mod clock;
 mod head;
 mod mirror;
 mod upgrade;
@@ -19,6 +20,10 @@ use crate::request::{Chosen, Exchange, answer};
 use crate::retry::{self, Ended};
 use crate::route;
 use crate::upstream::{Connection, DialError, Key, Return, UpBody};
+use crate::verdict::Leave;
+pub use clock::Late;
+
+use clock::Clock;
 use head::{change_request, request_head, time_limit};
 use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response, Version};
@@ -63,18 +68,24 @@ pub async fn forward(
     };
     let live = proxy.warmed(live).await;
     let timeout = time_limit(&exchange, forward);
+    let mut leave = Leave::of(proxy, &mut exchange);
     change_request(&mut exchange, chosen, forward, target, timeout);
     exchange.record.request = exchange.head.headers.clone();
     mirror::start(proxy, &exchange, forward);
     let tries = Tries {
         proxy,
-        live: &live,
+        live,
         forward,
         target,
         counted: Some(counted),
         timeout,
     };
-    match tries.run(&mut exchange).await {
+    let tried = tokio::select! {
+        biased;
+        tried = tries.run(&mut exchange) => tried,
+        policy = leave.taken() => Err(Reason::Denied(policy)),
+    };
+    match tried {
         Err(reason) => {
             let mut response = answer(exchange.record, &reason, config);
             let no_facts = |_: &Format, _: &HeaderMap| String::new();
@@ -88,7 +99,7 @@ pub async fn forward(
             }
             response
         }
-        Ok(done) => respond(proxy, exchange, chosen, target, done),
+        Ok(done) => respond(proxy, exchange, (chosen, target), done, leave),
     }
 }
 
@@ -96,14 +107,14 @@ pub async fn forward(
 struct Done {
     response: Response<Incoming>,
     held: Held,
-    deadline: Option<Instant>,
+    clock: Clock,
     idle: Option<Duration>,
     sent: Instant,
 }
 
 struct Tries<'a> {
     proxy: &'a Arc<Proxy>,
-    live: &'a Arc<Live>,
+    live: Arc<Live>,
     forward: &'a Forward,
     target: &'a WeightedTarget,
     counted: Option<Guard<Counters>>,
@@ -136,6 +147,7 @@ impl Tries<'_> {
             {
                 let pause = retry::pause(policy, n, &mut rand::rng());
                 self.wait(exchange, pause).await?;
+                self.look_again();
             }
             let failed = match self.once(exchange, &mut tried, policy.as_ref()).await {
                 Ok(mut done) => {
@@ -169,6 +181,15 @@ impl Tries<'_> {
         Err(Reason::NoHealthyUpstream)
     }
 
+    /// Endpoints that have gone since the request came are not tried, and new ones are.
+    fn look_again(&mut self) {
+        let snapshot = self.proxy.snapshot.load();
+        let now = snapshot.cluster(&self.target.cluster);
+        if let Some(live) = now.filter(|live| live.config.discovery != Discovery::Fixed) {
+            self.live = live.clone();
+        }
+    }
+
     /// Sleeps, unless the route's time is up first.
     async fn wait(&self, exchange: &Exchange, pause: Duration) -> Result<(), Reason> {
         let until = Instant::now() + pause;
@@ -200,8 +221,20 @@ impl Tries<'_> {
         exchange.record.went.address = Some(upstream_host(&host.endpoint.target, original));
         let per_try = policy.and_then(|policy| policy.per_try_timeout);
         let sent = Instant::now();
+        let clock = Clock {
+            upload: exchange.upload.clone(),
+            route: self.timeout,
+            own: per_try.map(|limit| sent + limit),
+        };
         let work = self.attempt(exchange, &host);
-        let result = self.limited(exchange, per_try, work).await;
+        let result = tokio::select! {
+            biased;
+            result = work => result,
+            late = clock.clone().up() => Err(match late {
+                Late::Route => Failed::Final(Reason::Timeout),
+                Late::Try => Failed::Ended(Ended::TimedOut, Reason::TryTimeout),
+            }),
+        };
         let now = self.proxy.now();
         let (response, connection) = match result {
             Ok(pair) => pair,
@@ -226,7 +259,7 @@ impl Tries<'_> {
                 request: None,
                 retry: None,
             },
-            deadline: self.deadline(exchange),
+            clock,
             idle: self.forward.idle_timeout,
             sent,
         };
@@ -254,37 +287,6 @@ impl Tries<'_> {
             .pick(self.proxy.now(), &mut rand::rng(), tried, draws)
     }
 
-    /// Runs a try under its own limit and the route's. The route's time begins when the whole request has come.
-    async fn limited<T>(
-        &self,
-        exchange: &Exchange,
-        per_try: Option<Duration>,
-        work: impl Future<Output = Result<T, Failed>>,
-    ) -> Result<T, Failed> {
-        let upload = exchange.upload.clone();
-        let timeout = self.timeout;
-        let route = async move {
-            let Some(timeout) = timeout else {
-                return std::future::pending().await;
-            };
-            upload.ended().await;
-            let begun = upload.ended_at().unwrap_or_else(Instant::now);
-            tokio::time::sleep_until(begun + timeout).await;
-        };
-        let own = async move {
-            match per_try {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            result = work => result,
-            () = route => Err(Failed::Final(Reason::Timeout)),
-            () = own => Err(Failed::Ended(Ended::TimedOut, Reason::TryTimeout)),
-        }
-    }
-
     /// When the route's time is up; unknown while the client still sends.
     fn deadline(&self, exchange: &Exchange) -> Option<Instant> {
         Some(exchange.upload.ended_at()? + self.timeout?)
@@ -297,12 +299,7 @@ impl Tries<'_> {
         exchange: &Exchange,
         host: &Arc<Host>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Return), Failed>> + use<'a> {
-        let http2 = match self.live.config.http {
-            UpstreamHttp::Http1 => false,
-            UpstreamHttp::Http2 => true,
-            UpstreamHttp::AsClient => exchange.head.version == Version::HTTP_2,
-        };
-        let http2 = http2 && exchange.upgrade.is_none();
+        let http2 = speaks_http2(&self.live, exchange) && exchange.upgrade.is_none();
         let target = host.endpoint.target.clone();
         let original = exchange
             .tunnel
@@ -352,6 +349,15 @@ impl Tries<'_> {
     }
 }
 
+/// The version of HTTP that a cluster is sent this request in.
+fn speaks_http2(live: &Live, exchange: &Exchange) -> bool {
+    match live.config.http {
+        UpstreamHttp::Http1 => false,
+        UpstreamHttp::Http2 => true,
+        UpstreamHttp::AsClient => exchange.head.version == Version::HTTP_2,
+    }
+}
+
 fn original_endpoint() -> Endpoint {
     Endpoint {
         target: Target::Original,
@@ -392,14 +398,14 @@ fn not_answered(error: &hyper::Error, client_failed: bool) -> Failed {
 fn respond(
     proxy: &Arc<Proxy>,
     mut exchange: Exchange,
-    chosen: &Chosen,
-    target: &WeightedTarget,
+    (chosen, target): (&Chosen, &WeightedTarget),
     done: Done,
+    leave: Leave,
 ) -> Response<Download> {
     let Done {
         response,
         held,
-        deadline,
+        clock,
         idle,
         sent,
     } = done;
@@ -436,10 +442,10 @@ fn respond(
     record.response = head.headers.clone();
     head.version = Version::HTTP_11;
     if switching {
-        return upgrade::join(proxy, exchange, head, body, held);
+        return upgrade::join(proxy, exchange, (head, body), held, leave);
     }
-    let download = Download::upstream(body, exchange.record, held)
-        .until(deadline)
+    let download = Download::upstream(body, exchange.record, held, leave)
+        .until(clock.runs().then(|| clock.up()))
         .idle(idle.or(stream_idle));
     Response::from_parts(head, download)
 }

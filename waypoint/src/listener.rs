@@ -318,7 +318,9 @@ async fn http(
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .max_buf_size(max_head.max(8 << 10))
-            .half_close(true);
+            // A client that has closed its side has left, as with Envoy: only so does hyper read on while an answer is
+            // awaited, and notice. Otherwise each request that was given up would be carried on until its endpoint answers.
+            .half_close(false);
         let pace_ = pace.clone();
         let io = TokioIo::new(Paced { io, pace: pace_ });
         let connection = builder.serve_connection(io, service).with_upgrades();

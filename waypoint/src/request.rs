@@ -21,7 +21,7 @@ use crate::route;
 use crate::state::Snapshot;
 use crate::tunnel::Tunnel;
 use crate::upload::{RECORDED, Upload};
-use crate::verdict::{self, Asked};
+use crate::verdict;
 use answer::{direct, plain};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -52,8 +52,6 @@ pub struct Exchange {
     pub record: Box<Record>,
     /// The client asks for a websocket, and may.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
-    /// What policies are asked about while it lives.
-    pub asked: Option<Asked>,
 }
 
 impl Exchange {
@@ -128,7 +126,6 @@ pub async fn serve(
         upload,
         record,
         upgrade,
-        asked: None,
     };
     exchange.record.path = exchange.target.clone();
     exchange.record.authority = exchange.authority.clone();
@@ -144,7 +141,6 @@ pub async fn serve(
         exchange.record.request = exchange.head.headers.clone();
         return stop.answer(exchange.record, config, None);
     }
-    exchange.asked = exchange.upgrade.is_some().then(|| Asked::of(&exchange));
     let chosen = choose(&exchange, config);
     exchange.record.request = exchange.head.headers.clone();
     if let Some(chosen) = &chosen {

@@ -10,6 +10,7 @@ use crate::model::route::{
     SetMode, WeightedTarget,
 };
 use crate::model::text::RequestView;
+use crate::path::spelling;
 use http::header::{HeaderMap, HeaderValue};
 use rand::RngExt;
 use std::borrow::Cow;
@@ -71,16 +72,20 @@ pub fn matches(wanted: &RouteMatch, request: &RequestView<'_>) -> bool {
 }
 
 fn path_matches(wanted: &PathMatch, request: &RequestView<'_>) -> bool {
-    let path = request.path_only();
+    let spelled = RequestView {
+        path: &spelling::upper(request.path),
+        ..*request
+    };
+    let path = spelled.path_only();
     match wanted {
-        PathMatch::Prefix(prefix, sensitive) => starts(request.path, prefix, *sensitive),
+        PathMatch::Prefix(prefix, sensitive) => starts(spelled.path, prefix, *sensitive),
         PathMatch::Exact(exact, true) => path == exact,
         PathMatch::Exact(exact, false) => path.eq_ignore_ascii_case(exact),
         PathMatch::Separated(prefix, sensitive) => {
             starts(path, prefix, *sensitive)
                 && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
         }
-        PathMatch::Regex(regex) => regex.is_match(path),
+        PathMatch::Regex(regex) => spelling::any(request.path_only(), |path| regex.is_match(path)),
     }
 }
 
@@ -144,7 +149,11 @@ pub fn rewrite(rewrite: &PathRewrite, matched: &PathMatch, target: &str) -> Stri
     let new = match rewrite {
         PathRewrite::Full(new) if new.contains('?') => return new.clone(),
         PathRewrite::Full(new) => Cow::Borrowed(new.as_str()),
-        PathRewrite::Regex(regex, substitution) => regex.replace_all(path, substitution.as_str()),
+        PathRewrite::Regex(regex, substitution) => {
+            let path = spelling::that(path, |path| regex.is_match(path));
+            let new = regex.replace_all(&path, substitution.as_str());
+            Cow::Owned(new.into_owned())
+        }
         PathRewrite::Prefix(prefix) => Cow::Owned(match matched {
             PathMatch::Prefix(old, _) | PathMatch::Separated(old, _) => {
                 format!("{prefix}{}", path.get(old.len()..).unwrap_or_default())

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -97,6 +98,14 @@ impl Upload {
         }
     }
 
+    /// What is recorded of it, for when it is whole.
+    pub fn recording(&self) -> Recording {
+        Recording {
+            state: self.state.clone(),
+            ended: self.ended.subscribe(),
+        }
+    }
+
     /// Can it be read (again) from the beginning?
     pub fn can_replay(&self) -> bool {
         !self.lock().lost
@@ -121,6 +130,66 @@ impl Upload {
     /// When the client had sent all of it.
     pub fn ended_at(&self) -> Option<Instant> {
         *self.ended.borrow()
+    }
+}
+
+/// What was recorded of an upload, for when it is whole. It ends with those that read the upload: the client's body must
+/// not stay because of a copy.
+pub struct Recording {
+    state: Arc<Mutex<State>>,
+    ended: watch::Receiver<Option<Instant>>,
+}
+
+/// Why there is no copy.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoCopy {
+    /// More than is recorded.
+    TooLarge,
+    /// The client has not sent all of it, or nobody wanted all of it.
+    Unfinished,
+}
+
+impl Recording {
+    /// Waits until the client has sent all of it.
+    pub async fn whole(mut self) -> Result<Recorded, NoCopy> {
+        let ended = self.ended.wait_for(Option::is_some).await;
+        // An error where nobody reads the upload any more.
+        ended.map_err(|_| NoCopy::Unfinished)?;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.complete {
+            return Err(NoCopy::Unfinished);
+        }
+        if state.lost {
+            return Err(NoCopy::TooLarge);
+        }
+        Ok(Recorded(state.recorded.iter().cloned().collect()))
+    }
+}
+
+/// A whole body.
+pub struct Recorded(VecDeque<Piece>);
+
+impl Body for Recorded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(piece.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let sizes = self.0.iter().map(|piece| match piece {
+            Piece::Data(data) => data.len() as u64,
+            Piece::Trailers(_) => 0,
+        });
+        SizeHint::with_exact(sizes.sum())
     }
 }
 
@@ -298,6 +367,34 @@ mod tests {
         client.write_all(b"ghi").await.unwrap();
         next(&mut reader).await.unwrap();
         assert!(!pace.is_uploading());
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_whole_or_none_and_keeps_no_client_waiting() {
+        let read = |upload: &Upload| upload.reader().collect();
+        let (mut client, whole) = upload(RECORDED).await;
+        client.write_all(b"abcdefghi").await.unwrap();
+        let copy = whole.recording();
+        read(&whole).await.unwrap();
+        drop(whole);
+        let copied = copy.whole().await.expect("a copy");
+        assert_eq!(copied.size_hint().exact(), Some(9));
+        let copied = copied.collect().await.unwrap().to_bytes();
+        assert_eq!(copied, "abcdefghi");
+
+        let (mut client, large) = upload(4).await;
+        client.write_all(b"abcdefghi").await.unwrap();
+        read(&large).await.unwrap();
+        assert_eq!(
+            large.recording().whole().await.err(),
+            Some(NoCopy::TooLarge)
+        );
+
+        let (mut client, left) = upload(RECORDED).await;
+        client.write_all(b"abc").await.unwrap();
+        let copy = left.recording();
+        drop(left);
+        assert_eq!(copy.whole().await.err(), Some(NoCopy::Unfinished));
     }
 
     #[tokio::test]

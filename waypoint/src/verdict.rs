@@ -1,5 +1,5 @@
-//! Verdicts that are asked again while a tunnel lives: may it go on under the configuration of this moment? Called by
-//! `listener` for each CONNECT, by `tcp` and `request`, and by `forward` for joined websockets.
+//! Verdicts that are asked again while a tunnel or a request lives: may it go on under the configuration of this moment?
+//! Called by `listener` for each CONNECT, by `tcp` and `request`, and by `forward` for what it sends up and down.
 
 use crate::filters::rbac::{self, Verdict};
 use crate::model::Rbac;
@@ -9,9 +9,11 @@ use crate::proxy::Proxy;
 use crate::request::Exchange;
 use crate::state::Snapshot;
 use crate::tunnel::Tunnel;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 /// May pass; the error is the policy that denies, or none if no policy allowed it.
 pub type Judged = Result<(), Option<Arc<str>>>;
@@ -44,9 +46,8 @@ pub fn tcp(chain: &TcpChain, tunnel: &Tunnel) -> Judged {
 }
 
 /// A request as its policies saw it, kept while bytes flow that belong to it.
-#[derive(Clone)]
-pub struct Asked {
-    method: String,
+struct Asked {
+    method: Method,
     target: String,
     authority: String,
     headers: HeaderMap,
@@ -54,24 +55,13 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The request as it stands now.
-    pub fn of(exchange: &Exchange) -> Self {
-        Self {
-            method: exchange.head.method.to_string(),
-            target: exchange.target.clone(),
-            authority: exchange.authority.clone(),
-            headers: exchange.head.headers.clone(),
-            remote: exchange.remote,
-        }
-    }
-
     /// The filters of its chain as they are now.
-    pub fn judge(&self, chain: &Chain, tunnel: &Tunnel) -> Judged {
+    fn judge(&self, chain: &Chain, tunnel: &Tunnel) -> Judged {
         let ChainKind::Http(chain) = &chain.kind else {
             return Ok(());
         };
         let view = RequestView {
-            method: &self.method,
+            method: self.method.as_str(),
             path: &self.target,
             authority: &self.authority,
             scheme: "http",
@@ -88,6 +78,89 @@ impl Asked {
         });
         each(filters, &facts)
     }
+}
+
+/// The policy that takes leave, or none if no policy gives it any more.
+type Policy = Option<Arc<str>>;
+
+/// The leave under which the bytes of a request flow. It is asked for again after each change of the configuration, and
+/// costs next to nothing until there is one.
+pub struct Leave {
+    proxy: Arc<Proxy>,
+    tunnel: Arc<Tunnel>,
+    chain: Arc<str>,
+    asked: Asked,
+    /// The generation under which it was given last.
+    given: u64,
+    /// Ends with the next change. There once somebody waits: most requests are over before.
+    change: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Leave {
+    /// That of a request which its policies have let pass, before anything of it is changed. The record's copy of its
+    /// headers is taken, which is about to be replaced.
+    pub fn of(proxy: &Arc<Proxy>, exchange: &mut Exchange) -> Self {
+        let asked = Asked {
+            method: exchange.head.method.clone(),
+            target: exchange.target.clone(),
+            authority: exchange.authority.clone(),
+            headers: std::mem::take(&mut exchange.record.request),
+            remote: exchange.remote,
+        };
+        Self {
+            proxy: proxy.clone(),
+            tunnel: exchange.tunnel.clone(),
+            chain: exchange.chain.name.clone(),
+            asked,
+            given: exchange.snapshot.generation,
+            change: None,
+        }
+    }
+
+    /// May it go on now?
+    pub fn ask(&mut self) -> Judged {
+        let snapshot = self.proxy.snapshot.load();
+        if snapshot.generation == self.given {
+            return Ok(());
+        }
+        connect(&snapshot, &self.tunnel)?;
+        // A chain that is gone lets its requests end by themselves, as its service may have moved to another port.
+        if let Some(chain) = snapshot.chain(&self.chain) {
+            self.asked.judge(chain, &self.tunnel)?;
+        }
+        self.given = snapshot.generation;
+        Ok(())
+    }
+
+    /// Ready when it is taken.
+    pub fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Policy> {
+        loop {
+            // What changes after this wakes; what changed before is seen by the question below.
+            let change = self.change.get_or_insert_with(|| next(&self.proxy));
+            let changed = change.as_mut().poll(cx);
+            if let Err(policy) = self.ask() {
+                return Poll::Ready(policy);
+            }
+            ready!(changed);
+            self.change = None;
+        }
+    }
+
+    /// Ends when it is taken.
+    pub async fn taken(&mut self) -> Policy {
+        std::future::poll_fn(|cx| self.poll_taken(cx)).await
+    }
+}
+
+/// Ends with the next change of the configuration.
+fn next(proxy: &Proxy) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let mut changes = proxy.changes.clone();
+    changes.mark_unchanged();
+    Box::pin(async move {
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
 }
 
 /// Ends when a change of the configuration forbids what goes on, and says why.

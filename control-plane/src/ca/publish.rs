@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, pin_mut};
@@ -31,6 +31,11 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Changes that come together are worked off together.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// So often at most the same roots are written into one namespace
+const MOST_WRITES: usize = 5;
+/// in this time: who undoes it each time is another control plane, and neither would ever rest.
+const WINDOW: Duration = Duration::from_secs(60);
+
 /// What each namespace holds.
 type Present = BTreeMap<String, Option<String>>;
 
@@ -46,6 +51,49 @@ pub fn due<'n>(present: &Present, namespaces: &'n BTreeSet<String>, roots: &str)
         .filter(lacks)
         .map(String::as_str)
         .collect()
+}
+
+/// When each namespace was written.
+#[derive(Default)]
+struct Pace {
+    roots: String,
+    written: BTreeMap<String, Vec<Instant>>,
+}
+
+/// Whether a namespace may be written now.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Now,
+    /// Not before others have left it alone for a while; `news`: that is so since just now.
+    Later {
+        news: bool,
+    },
+}
+
+impl Pace {
+    /// Other roots are another matter.
+    fn begin(&mut self, roots: &str) {
+        if self.roots != roots {
+            roots.clone_into(&mut self.roots);
+            self.written.clear();
+        }
+    }
+
+    /// Takes note of the write, if it may be.
+    fn take(&mut self, namespace: &str, now: Instant) -> Turn {
+        let written = self.written.entry(namespace.to_owned()).or_default();
+        // One more than may be stands for what was told.
+        let told = written.len() > MOST_WRITES;
+        written.retain(|at| now.duration_since(*at) < WINDOW);
+        if written.len() < MOST_WRITES {
+            written.push(now);
+            return Turn::Now;
+        }
+        if !told {
+            written.push(now);
+        }
+        Turn::Later { news: !told }
+    }
 }
 
 /// Publishes until drained, while `leader` is true. `namespaces` are those that exist and are not ending.
@@ -80,18 +128,21 @@ async fn lead(
     pin_mut!(seen);
     let (mut present, mut listed) = (Present::new(), false);
     let mut fresh = Present::new();
-    let (mut again, mut may_rotate) = (false, true);
+    let (mut again, mut may_rotate, mut pace) = (false, true, Pace::default());
+    let mut writers = BTreeMap::new();
     loop {
         tokio::select! {
             event = seen.next() => match event {
                 Some(Ok(watcher::Event::Init)) => fresh.clear(),
-                Some(Ok(watcher::Event::InitApply(map))) => { note(&mut fresh, map); continue; }
+                Some(Ok(watcher::Event::InitApply(map))) => { note(&mut fresh, &mut writers, map); continue; }
                 Some(Ok(watcher::Event::InitDone)) => {
                     (present, listed) = (std::mem::take(&mut fresh), true);
                 }
-                Some(Ok(watcher::Event::Apply(map))) => note(&mut present, map),
+                Some(Ok(watcher::Event::Apply(map))) => note(&mut present, &mut writers, map),
                 Some(Ok(watcher::Event::Delete(map))) => {
-                    present.remove(&map.metadata.namespace.unwrap_or_default());
+                    let namespace = map.metadata.namespace.unwrap_or_default();
+                    present.remove(&namespace);
+                    writers.remove(&namespace);
                 }
                 Some(Err(error)) => {
                     tracing::warn!("ConfigMaps {CONFIG_MAP} cannot be watched: {error}");
@@ -107,25 +158,48 @@ async fn lead(
             sleep(SETTLE).await;
             let roots = issuers.borrow_and_update().roots_pem().to_owned();
             let wanted = namespaces.borrow_and_update().clone();
-            again = !write(client, &mut present, &wanted, &roots).await;
+            pace.begin(&roots);
+            let due = due(&present, &wanted, &roots).into_iter();
+            let (due, later): (Vec<&str>, Vec<&str>) =
+                due.partition(|namespace| is_due(&mut pace, &writers, namespace));
+            again = !write(client, &mut present, &due, &roots).await || !later.is_empty();
         }
     }
 }
 
-fn note(present: &mut Present, map: ConfigMap) {
+fn note(present: &mut Present, writers: &mut BTreeMap<String, String>, map: ConfigMap) {
     let roots = map.data.and_then(|mut data| data.remove(FIELD));
-    present.insert(map.metadata.namespace.unwrap_or_default(), roots);
+    let namespace = map.metadata.namespace.unwrap_or_default();
+    let all = map.metadata.managed_fields.unwrap_or_default().into_iter();
+    let others = all.filter(|entry| entry.manager.as_deref() != Some(MANAGER));
+    let last = others.max_by(|a, b| a.time.cmp(&b.time));
+    if let Some(writer) = last.and_then(|entry| entry.manager) {
+        writers.insert(namespace.clone(), writer);
+    }
+    present.insert(namespace, roots);
+}
+
+/// Whether a namespace may be written now; says so when somebody else writes it again and again.
+fn is_due(pace: &mut Pace, writers: &BTreeMap<String, String>, namespace: &str) -> bool {
+    match pace.take(namespace, Instant::now()) {
+        Turn::Now => true,
+        Turn::Later { news } => {
+            if news {
+                let who = writers.get(namespace).map_or("somebody", String::as_str);
+                tracing::warn!(
+                    "ConfigMap {namespace}/{CONFIG_MAP} was changed {MOST_WRITES} times within a minute, last by {who}: does \
+                     another control plane serve this cluster? Its clients trust other roots; stop one of the two"
+                );
+            }
+            false
+        }
+    }
 }
 
 /// Writes where it is due; whether all of it could be written.
-async fn write(
-    client: &Client,
-    present: &mut Present,
-    namespaces: &BTreeSet<String>,
-    roots: &str,
-) -> bool {
+async fn write(client: &Client, present: &mut Present, due: &[&str], roots: &str) -> bool {
     let mut all = true;
-    for namespace in due(present, namespaces, roots) {
+    for namespace in due {
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(CONFIG_MAP.to_owned()),
@@ -139,7 +213,7 @@ async fn write(
         // Another control plane's field is taken over: its pods could not be served otherwise.
         let apply = PatchParams::apply(MANAGER).force();
         match api.patch(CONFIG_MAP, &apply, &Patch::Apply(&map)).await {
-            Ok(_) => drop(present.insert(namespace.to_owned(), Some(roots.to_owned()))),
+            Ok(_) => drop(present.insert((*namespace).to_owned(), Some(roots.to_owned()))),
             // It ends, or has ended, and needs none.
             Err(Error::Api(status)) if status.code == 404 || is_ending(&status) => {}
             Err(error) => {
@@ -158,6 +232,22 @@ fn is_ending(status: &kube::core::Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_changes_again_and_again_is_left_for_a_while() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        pace.begin("r");
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for second in 0..5 {
+            assert_eq!(pace.take("a", at(second)), Turn::Now);
+        }
+        assert_eq!(pace.take("a", at(5)), Turn::Later { news: true });
+        assert_eq!(pace.take("a", at(6)), Turn::Later { news: false });
+        assert_eq!(pace.take("b", at(6)), Turn::Now, "others are not concerned");
+        assert_eq!(pace.take("a", at(66)), Turn::Now);
+        pace.begin("r2");
+        assert_eq!(pace.take("a", at(66)), Turn::Now, "nor other roots");
+    }
 
     #[test]
     fn what_is_missing_or_differs_is_due() {

@@ -12,7 +12,7 @@ use std::{
 
 use identity::{
     certificate::parse_pem,
-    issue::{CaFiles, IssueError, Issuer},
+    issue::{CaFiles, IssueError, Issuer, certificate_pem},
 };
 
 use super::rotation::{Phase, Plan, Step};
@@ -68,17 +68,11 @@ fn optional<'f>(fields: &'f Fields, name: &'static str) -> Result<&'f str, Secre
 /// # Errors
 /// See [`SecretError`].
 pub fn issuer(fields: &Fields) -> Result<Issuer, SecretError> {
-    let certificate = text(fields, CERTIFICATE)?;
-    let roots = optional(fields, ROOTS)?;
     let files = CaFiles {
-        certificate,
+        certificate: text(fields, CERTIFICATE)?,
         key: text(fields, KEY)?,
         chain: optional(fields, CHAIN)?,
-        root: if roots.trim().is_empty() {
-            certificate
-        } else {
-            roots
-        },
+        root: roots(fields)?,
     };
     Ok(Issuer::from_pem(&files)?)
 }
@@ -98,6 +92,54 @@ pub fn is_root(fields: &Fields) -> Result<bool, SecretError> {
     Ok(parsed(roots)?
         .iter()
         .any(|root| signing.first() == Some(root)))
+}
+
+/// The roots that clients are to trust.
+///
+/// # Errors
+/// When they are missing or no text.
+pub fn roots(fields: &Fields) -> Result<&str, SecretError> {
+    let roots = optional(fields, ROOTS)?;
+    if roots.trim().is_empty() {
+        return text(fields, CERTIFICATE);
+    }
+    Ok(roots)
+}
+
+/// Whether who trusts the roots of `new` accepts what `old` signed. Where the same certificate goes on signing, its owner has
+/// edited the roots, and that is so.
+///
+/// # Errors
+/// When the certificates cannot be read.
+pub fn trusts(new: &Fields, old: &Fields) -> Result<bool, SecretError> {
+    let parsed = |pem: &str| parse_pem(pem).map_err(|error| SecretError::Roots(error.to_string()));
+    let signing = |fields| Ok::<_, SecretError>(parsed(text(fields, CERTIFICATE)?)?.swap_remove(0));
+    let (was, is) = (signing(old)?, signing(new)?);
+    let trusted = parsed(roots(new)?)?;
+    if was == is || is_root(old)? {
+        return Ok(was == is || trusted.contains(&was));
+    }
+    // Which of them the one that signed is below is not looked up: all must have stayed.
+    Ok(parsed(roots(old)?)?
+        .iter()
+        .all(|root| trusted.contains(root)))
+}
+
+/// The same authority, that has these roots trusted too.
+///
+/// # Errors
+/// When the roots cannot be read.
+pub fn beside(fields: &Fields, more: &str) -> Result<Fields, SecretError> {
+    let parsed = |pem: &str| parse_pem(pem).map_err(|error| SecretError::Roots(error.to_string()));
+    let known = roots(fields)?;
+    let (mut all, have) = (known.trim_end().to_owned(), parsed(known)?);
+    for root in parsed(more)?.iter().filter(|root| !have.contains(root)) {
+        all.push('\n');
+        all.push_str(certificate_pem(root).trim_end());
+    }
+    let mut fields = fields.clone();
+    fields.insert(ROOTS.into(), (all + "\n").into_bytes());
+    Ok(fields)
 }
 
 /// Where the rotation stands.
@@ -155,13 +197,7 @@ pub fn after(
         (Step::Rest, _) => {}
         (Step::Announce, Phase::Steady) => {
             let (certificate, key) = new_root(trust_domain, now, plan)?;
-            let known = optional(fields, ROOTS)?;
-            let known = if known.trim().is_empty() {
-                text(fields, CERTIFICATE)?
-            } else {
-                known
-            };
-            let roots = [known.trim_end().as_bytes(), b"\n", &certificate].concat();
+            let roots = [roots(fields)?.trim_end().as_bytes(), b"\n", &certificate].concat();
             next.insert(ROOTS.into(), roots);
             next.insert(NEXT_CERTIFICATE.into(), certificate);
             next.insert(NEXT_KEY.into(), key);

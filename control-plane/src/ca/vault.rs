@@ -20,6 +20,7 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     Issuers,
+    crossing::Crossing,
     rotation::{self, Plan, Step},
     secret::{self, Fields, SecretError},
 };
@@ -77,7 +78,10 @@ pub struct Place {
 pub struct Vault {
     api: Api<Secret>,
     place: Place,
-    /// What was read, and the Secret that it is from.
+    /// Our Secret as it was read last, if it was there.
+    own: Option<Fields>,
+    crossing: Crossing,
+    /// What was made of it, and signs now.
     fields: Fields,
     /// When the intermediate was made that signs now.
     made: SystemTime,
@@ -122,9 +126,12 @@ impl Vault {
                     let issuer = signing(&fields, &place.trust_domain, now).map_err(unusable)?;
                     tracing::info!("the authority of Secret {}/{name} signs", place.namespace);
                     let sender = watch::Sender::new(Arc::new(issuer));
+                    let own = (name != BROUGHT).then(|| fields.clone());
                     return Ok(Vault {
                         api,
                         place,
+                        own,
+                        crossing: Crossing::new(fields.clone()),
                         fields,
                         made: now,
                         sender,
@@ -167,27 +174,43 @@ impl Vault {
     /// # Errors
     /// When it cannot be read or written, or makes no authority; what signed before signs on.
     pub async fn look(&mut self, now: SystemTime) -> Result<(), VaultError> {
-        let (name, fields) = match find(&self.api, &self.place).await? {
-            Found::Brought(fields) => (BROUGHT.to_owned(), fields),
+        let found = match find(&self.api, &self.place).await? {
+            Found::Brought(fields) => Some((BROUGHT.to_owned(), fields)),
             Found::Own(own, fields) => {
-                let name = self.place.secret.clone();
-                (name, self.rotate(*own, fields, now).await?)
+                let fields = self.rotate(*own, fields, now).await?;
+                self.own = Some(fields.clone());
+                Some((self.place.secret.clone(), fields))
             }
-            // A slip must not change the root of a running mesh; who means it restarts the control plane.
             Found::Nothing => {
-                tracing::warn!(
-                    "Secret {}/{} is gone: the root that was in it signs until this process ends; the next one makes a new root",
-                    self.place.namespace,
-                    self.place.secret
-                );
-                (self.place.secret.clone(), self.fields.clone())
+                self.put_back().await?;
+                None
             }
         };
+        let was_under_way = self.crossing.is_under_way();
+        let name = match found {
+            Some((name, fields)) => {
+                let taken = self.crossing.take(&fields, now, self.place.plan.overlap);
+                taken.map_err(|source| unusable(&self.place, &name, source))?;
+                name
+            }
+            None => self.place.secret.clone(),
+        };
+        if self.crossing.is_under_way() && !was_under_way {
+            let Place {
+                namespace, plan, ..
+            } = &self.place;
+            tracing::warn!(
+                "Secret {namespace}/{name} holds another root than the one that signs: it is announced from now on and signs \
+                 in {} s (CA_ROOT_OVERLAP); if that is a slip, put the former Secret back",
+                plan.overlap.as_secs()
+            );
+        }
+        let unusable = |source| unusable(&self.place, &name, source);
+        let fields = self.crossing.fields().map_err(unusable)?;
         let aged = now.duration_since(self.made).unwrap_or_default() >= INTERMEDIATE_LIFE / 2;
         if fields == self.fields && !aged {
             return Ok(());
         }
-        let unusable = |source| unusable(&self.place, &name, source);
         let issuer = signing(&fields, &self.place.trust_domain, now).map_err(unusable)?;
         (self.fields, self.made) = (fields, now);
         tracing::info!(
@@ -195,6 +218,27 @@ impl Vault {
             self.place.namespace
         );
         self.sender.send_replace(Arc::new(issuer));
+        Ok(())
+    }
+
+    /// A slip must not change the root of a running mesh: a Secret that is gone is made again, as it was. Who means a new
+    /// root at once ends every replica first.
+    async fn put_back(&self) -> Result<(), VaultError> {
+        let place = &self.place;
+        let Some(own) = &self.own else {
+            tracing::warn!(
+                "Secret {}/{BROUGHT} is gone: the authority that was in it signs until this process ends",
+                place.namespace
+            );
+            return Ok(());
+        };
+        if make(&self.api, place, own).await? {
+            tracing::warn!(
+                "Secret {}/{} was gone and is made again as it was: another root would cut the mesh in two",
+                place.namespace,
+                place.secret
+            );
+        }
         Ok(())
     }
 
@@ -277,21 +321,28 @@ async fn create(api: &Api<Secret>, place: &Place) -> Result<Option<Fields>, Vaul
     let name = place.secret.as_str();
     let new = secret::create(&place.trust_domain, SystemTime::now(), &place.plan);
     let new = new.map_err(|source| unusable(place, name, source))?;
+    let made = make(api, place, &new).await?;
+    if made {
+        tracing::info!("made a new root in Secret {}/{name}", place.namespace);
+    }
+    Ok(made.then_some(new))
+}
+
+/// Makes our Secret; false if it is there by now.
+async fn make(api: &Api<Secret>, place: &Place, fields: &Fields) -> Result<bool, VaultError> {
+    let name = place.secret.as_str();
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             ..ObjectMeta::default()
         },
         type_: Some(TYPE.to_owned()),
-        data: Some(data(&new)),
+        data: Some(data(fields)),
         ..Secret::default()
     };
     match api.create(&PostParams::default(), &secret).await {
-        Ok(_) => {
-            tracing::info!("made a new root in Secret {}/{name}", place.namespace);
-            Ok(Some(new))
-        }
-        Err(Error::Api(status)) if status.code == 409 => Ok(None),
+        Ok(_) => Ok(true),
+        Err(Error::Api(status)) if status.code == 409 => Ok(false),
         Err(source) => Err(api_error(place, name, source)),
     }
 }

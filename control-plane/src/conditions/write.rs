@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    core::{ApiResource, DynamicObject, GroupVersionKind},
+    core::{ApiResource, GroupVersionKind},
     runtime::{
         WatchStreamExt as _,
         events::{Event, EventType, Recorder, Reporter},
@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use super::{
     Published, Verdicts, is_route,
     merge::{self, Current},
+    object::Watched,
     timestamp,
 };
 use crate::{
@@ -98,7 +99,7 @@ pub async fn write(
     }
 }
 
-type Item = (Kind, watcher::Result<watcher::Event<DynamicObject>>);
+type Item = (Kind, watcher::Result<watcher::Event<Watched>>);
 type Events = SelectAll<std::pin::Pin<Box<dyn Stream<Item = Item> + Send>>>;
 
 struct Keeper {
@@ -179,7 +180,7 @@ impl Keeper {
     fn watch(&self) -> Events {
         let mut events: Events = SelectAll::new();
         for (kind, ..) in KINDS {
-            let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource(kind));
+            let api = Api::<Watched>::all_with(self.client.clone(), &resource(kind));
             let stream = watcher(api, watcher::Config::default()).default_backoff();
             events.push(Box::pin(stream.map(move |event| (kind, event))));
         }
@@ -250,8 +251,7 @@ impl Keeper {
         (namespace, name): &Name,
         patch: &Value,
     ) -> Result<(), String> {
-        let api =
-            Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource(kind));
+        let api = Api::<Watched>::namespaced_with(self.client.clone(), namespace, &resource(kind));
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         match tokio::time::timeout(CALL, api.patch_status(name, &params, &patch)).await {
             Ok(Ok(_)) => Ok(()),
@@ -299,7 +299,7 @@ impl Keeper {
     }
 }
 
-fn current(kind: Kind, object: &DynamicObject) -> Current {
+fn current(kind: Kind, object: &Watched) -> Current {
     let spec = &object.data["spec"];
     let parents = if is_route(kind) {
         spec["parentRefs"].as_array()

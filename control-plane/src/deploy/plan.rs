@@ -8,6 +8,9 @@ use super::{
     template::RENDERED,
 };
 
+/// Mark of a Deployment that was stopped, so that it differs from whatever may be rendered.
+pub(super) const STOPPED: &str = "stopped";
+
 /// One write.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
@@ -15,6 +18,8 @@ pub(super) enum Step {
     Apply(Part, Value),
     /// Delete by name.
     Delete(Part, String),
+    /// Let a Deployment have no pods: there is no right to delete one.
+    Stop(String),
 }
 
 /// An object that we would have to take from somebody.
@@ -48,7 +53,7 @@ pub(super) fn plan(
             None => steps.push(Step::Apply(part, object.clone())),
             Some(old) if belongs(&old, gateway) => {
                 if !holds(object, &old) {
-                    steps.push(Step::Apply(part, object.clone()));
+                    steps.push(Step::Apply(part, again(object, &old)));
                 }
             }
             // An account that somebody made beforehand is used as it is; what it may do is theirs to say.
@@ -61,6 +66,49 @@ pub(super) fn plan(
         }
     }
     Ok(steps)
+}
+
+/// What is written over what stands there: a Deployment that was stopped under this name has pods again.
+fn again(wanted: &Value, old: &Value) -> Value {
+    let mut wanted = wanted.clone();
+    if old["metadata"]["annotations"][RENDERED] == STOPPED && wanted["spec"]["replicas"].is_null() {
+        wanted["spec"]["replicas"] = 1.into();
+    }
+    wanted
+}
+
+/// What is left of a Gateway under another name, which an annotation gave it or has taken from it. Its pods would go on serving
+/// as the waypoint, as an account that may be another. They end once the present Deployment has a pod that is available.
+pub(super) fn leftovers<'v>(
+    gateway: &Gateway,
+    all: impl Iterator<Item = (Part, &'v Value)>,
+) -> Vec<Step> {
+    let name = |object: &Value| {
+        object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let present = gateway.deployment();
+    let all: Vec<(Part, &Value)> = all.collect();
+    let mut deployments = all.iter().filter(|(part, _)| *part == Part::Deployment);
+    let serves = deployments.any(|(_, object)| {
+        let available = object["status"]["availableReplicas"].as_i64();
+        name(object) == present && available.is_some_and(|count| count > 0)
+    });
+    if !serves {
+        return Vec::new();
+    }
+    let old = all.into_iter().filter(|(_, object)| {
+        name(object) != present && belongs(object, gateway) && is_rendered(object)
+    });
+    old.filter_map(|(part, object)| match part {
+        Part::Deployment if object["spec"]["replicas"] != 0 => Some(Step::Stop(name(object))),
+        Part::Autoscaler | Part::Budget => Some(Step::Delete(part, name(object))),
+        // They change nothing: the Service leads to the pods that there are, and nothing runs as the account.
+        Part::Deployment | Part::Service | Part::ServiceAccount => None,
+    })
+    .collect()
 }
 
 fn taken(part: Part, name: &str, gateway: &Gateway) -> String {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream::SelectAll};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::{
     Api, Client, ResourceExt as _,
     core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta},
@@ -71,6 +71,16 @@ enum Seen {
     ConfigMap(watcher::Event<PartialObjectMeta<ConfigMap>>),
 }
 
+/// A ConfigMap as far as it may be an overlay.
+#[derive(Debug, PartialEq)]
+pub(super) struct OverlayMap {
+    version: String,
+    /// The oldest defaults of a class are its defaults.
+    pub created: Option<Timestamp>,
+    /// The class whose defaults it is.
+    pub defaults_of: Option<String>,
+}
+
 pub(super) struct Deployer {
     pub(super) client: Client,
     pub(super) recorder: Recorder,
@@ -81,8 +91,9 @@ pub(super) struct Deployer {
     pub(super) gateways: Mirror<Gateway>,
     pub(super) classes: Mirror<Value>,
     pub(super) parts: BTreeMap<Part, Mirror<Value>>,
-    /// Versions of ConfigMaps, and the class whose defaults they are.
-    pub(super) config_maps: Mirror<(String, Option<String>)>,
+    pub(super) config_maps: Mirror<OverlayMap>,
+    /// Those that are, or were when they were looked at last, defaults of a class.
+    defaults: BTreeSet<Name>,
     dirty: BTreeSet<Name>,
     /// Gateways that failed: how often, and when they are due again.
     failed: BTreeMap<Name, (u32, Instant)>,
@@ -107,6 +118,7 @@ impl Deployer {
             gateways: Mirror::default(),
             classes: Mirror::default(),
             config_maps: Mirror::default(),
+            defaults: BTreeSet::new(),
             dirty: BTreeSet::new(),
             failed: BTreeMap::new(),
             told: BTreeSet::new(),
@@ -229,9 +241,10 @@ impl Deployer {
                     .extend(by_hand.map(|(name, _)| name.clone()).collect::<Vec<_>>());
             }
             Ok(Seen::ConfigMap(event)) => {
-                let read = |object: PartialObjectMeta<ConfigMap>| {
-                    let class = object.labels().get(CLASS_DEFAULTS).cloned();
-                    (object.resource_version().unwrap_or_default(), class)
+                let read = |object: PartialObjectMeta<ConfigMap>| OverlayMap {
+                    version: object.resource_version().unwrap_or_default(),
+                    created: object.creation_timestamp().map(|time| time.0),
+                    defaults_of: object.labels().get(CLASS_DEFAULTS).cloned(),
                 };
                 for (namespace, name) in self.config_maps.take(event, read) {
                     self.overlay_changed(&namespace, &name);
@@ -250,8 +263,17 @@ impl Deployer {
 
     fn overlay_changed(&mut self, namespace: &str, name: &str) {
         if namespace == self.settings.root_namespace {
-            // It may be, or have been, defaults of a class.
-            return self.everything();
+            let key = (namespace.to_owned(), name.to_owned());
+            let map = self.config_maps.find(namespace, name);
+            let is_one = map.is_some_and(|map| map.defaults_of.is_some());
+            let was_one = if is_one {
+                !self.defaults.insert(key)
+            } else {
+                self.defaults.remove(&key)
+            };
+            if is_one || was_one {
+                return self.everything();
+            }
         }
         let named = self.gateways.all().filter(|((home, _), gateway)| {
             home == namespace && gateway.parameters() == Ok(Some(name))

@@ -215,8 +215,15 @@ impl Deployer {
                 .or_else(|| strangers.get(&(part, name.to_owned())))
                 .cloned()
         };
-        let steps = plan::plan(gateway, wanted, found)
+        let mut steps = plan::plan(gateway, wanted, found)
             .map_err(|taken| Trouble::Standing(Fault::Refused(taken.why)))?;
+        let all = self.parts.iter().flat_map(|(part, mirror)| {
+            let own = mirror
+                .all()
+                .filter(|((home, _), _)| *home == gateway.namespace);
+            own.map(|(_, object)| (*part, object))
+        });
+        steps.extend(plan::leftovers(gateway, all));
         for step in steps {
             self.write(gateway, step).await?;
         }
@@ -238,6 +245,25 @@ impl Deployer {
                 )
                 .await
                 {
+                    Err(Failure {
+                        code: Some(404), ..
+                    }) => Ok(()),
+                    other => other
+                        .map(drop)
+                        .map_err(|failure| Trouble::Passing(failure.why)),
+                }
+            }
+            Step::Stop(name) => {
+                tracing::info!(
+                    name,
+                    namespace = gateway.namespace,
+                    "stopped: its Gateway's Deployment has another name now"
+                );
+                let mark = json!({ "annotations": { template::RENDERED: plan::STOPPED } });
+                let patch = json!({ "metadata": mark, "spec": { "replicas": 0 } });
+                let api = self.api(Part::Deployment, &gateway.namespace);
+                let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+                match call_kube(api.patch(&name, &params, &patch)).await {
                     Err(Failure {
                         code: Some(404), ..
                     }) => Ok(()),
@@ -297,7 +323,8 @@ impl Deployer {
         let defaults = self
             .config_maps
             .all()
-            .find(|((home, _), (_, of))| home == root && of.as_ref() == class);
+            .filter(|((home, _), map)| home == root && map.defaults_of.as_ref() == class)
+            .min_by_key(|(name, map)| (&map.created, *name));
         let own = gateway
             .parameters()
             .map_err(|why| Trouble::Standing(Fault::Parameters(why)))?;

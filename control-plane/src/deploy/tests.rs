@@ -240,9 +240,14 @@ fn steps(
     found: impl Fn(Part, &str) -> Option<Value>,
 ) -> Vec<String> {
     let steps = plan::plan(gateway, wanted.to_vec(), found).expect("nobody else's");
+    texts(&steps)
+}
+
+fn texts(steps: &[Step]) -> Vec<String> {
     let text = |step: &Step| match step {
         Step::Apply(part, _) => format!("apply {part:?}"),
         Step::Delete(part, name) => format!("delete {part:?} {name}"),
+        Step::Stop(name) => format!("stop {name}"),
     };
     steps.iter().map(text).collect()
 }
@@ -321,6 +326,55 @@ fn what_an_older_overlay_left_is_taken_away() {
         steps(&gateway, &now, made(&before)),
         ["apply Deployment", "delete Budget wp"]
     );
+}
+
+#[test]
+fn pods_of_an_older_name_end_when_there_are_others() {
+    let budget = overlay(&[("podDisruptionBudget", "spec: {minAvailable: 1}")]);
+    let before = render(&gateway("{}"), &[budget]);
+    let renamed = gateway("{/metadata/annotations: {gateway.istio.io/name-override: other}}");
+    let now = render(&renamed, &[]);
+    let left = |now: &[(Part, Value)], before: &[(Part, Value)]| {
+        let all = before
+            .iter()
+            .chain(now)
+            .map(|(part, object)| (*part, object));
+        texts(&plan::leftovers(&renamed, all))
+    };
+    assert!(left(&now, &before).is_empty(), "nobody serves yet");
+    let of = |list: &[(Part, Value)], field: &str, value: Value| {
+        let mut list = list.to_vec();
+        let deployment = list.iter_mut().find(|(part, _)| *part == Part::Deployment);
+        *deployment
+            .expect("one")
+            .1
+            .pointer_mut(field)
+            .expect("a place") = value;
+        list
+    };
+    let mut serving = now.clone();
+    let deployment = serving
+        .iter_mut()
+        .find(|(part, _)| *part == Part::Deployment);
+    deployment.expect("one").1["status"] = json!({"availableReplicas": 1});
+    assert_eq!(left(&serving, &before), ["stop wp", "delete Budget wp"]);
+    // One that somebody else made under the label stays.
+    let by_hand = of(&before, "/metadata/annotations", json!({}));
+    assert_eq!(left(&serving, &by_hand), ["delete Budget wp"]);
+    let mut stopped = before.clone();
+    stopped.retain(|(part, _)| *part == Part::Deployment);
+    stopped[0].1["spec"]["replicas"] = json!(0);
+    assert!(left(&serving, &stopped).is_empty());
+    // Under its former name again, it has pods again.
+    stopped[0].1["metadata"]["annotations"][template::RENDERED] = json!(plan::STOPPED);
+    let wanted = render(&gateway("{}"), &[]);
+    let steps = plan::plan(&gateway("{}"), wanted.clone(), made(&stopped)).expect("ours");
+    let deployment = steps.iter().find_map(|step| match step {
+        Step::Apply(Part::Deployment, object) => Some(object),
+        _ => None,
+    });
+    assert_eq!(deployment.expect("applied")["spec"]["replicas"], 1);
+    assert!(part(&wanted, Part::Deployment)["spec"]["replicas"].is_null());
 }
 
 #[test]

@@ -90,6 +90,25 @@ fn a_waypoint_that_waits_for_its_gateway_gets_its_view_when_it_appears() {
 }
 
 #[test]
+fn only_some_gateways_that_are_not_there_may_be_waited_for() {
+    let mut follower = follower();
+    let views = follower.views();
+    let ask = |name: &str| views.subscribe(&client("waypoint~1~wp~app", Some(name)));
+    let mut waiting: Vec<_> = (0..64)
+        .map(|n| ask(&format!("g{n}")).expect("room"))
+        .collect();
+    assert_eq!(
+        ask("more").expect_err("full").code(),
+        tonic::Code::ResourceExhausted
+    );
+    assert!(ask("g0").is_ok(), "one more of the same");
+    edit(&mut follower, WAYPOINT);
+    assert!(ask("wp").is_ok(), "one that is there");
+    waiting.pop();
+    assert!(ask("more").is_ok(), "who leaves makes room");
+}
+
+#[test]
 fn an_event_that_changes_nothing_publishes_nothing() {
     let mut follower = follower();
     edit(&mut follower, &format!("{WAYPOINT}\n---\n{POD}"));
@@ -149,6 +168,106 @@ fn identities_are_where_their_pods_are() {
         &POD.replace("podIP", "phase: Succeeded, podIP"),
     );
     assert!(!views.runs_on("n", "app", "sa"));
+}
+
+#[test]
+fn a_pod_that_a_kubelet_made_is_nobody_on_an_api_server() {
+    let nameless = POD.replace(", serviceAccountName: sa", "");
+    let mirror = POD.replace(
+        "namespace: app}",
+        "namespace: app, annotations: {kubernetes.io/config.mirror: x}}",
+    );
+    for pod in [&nameless, &mirror] {
+        let mut follower = follower().of_cluster();
+        // Both ways in: as a change, and with everything.
+        for everything in [false, true] {
+            edit(&mut follower, pod);
+            if everything {
+                edit(&mut follower, WAYPOINT);
+            }
+            let views = follower.views();
+            assert!(!views.runs_on("n", "app", "default") && !views.runs_on("n", "app", "sa"));
+        }
+        edit(&mut follower, POD);
+        assert!(follower.views().runs_on("n", "app", "sa"));
+        edit(&mut follower, pod);
+        assert!(!follower.views().runs_on("n", "app", "sa"));
+    }
+    // A manifest may leave it out, and means `default`.
+    let mut follower = follower();
+    edit(&mut follower, &nameless);
+    assert!(follower.views().runs_on("n", "app", "default"));
+}
+
+/// As a source tells it: a good version as a change, a bad one as a fault alone.
+fn tell(follower: &mut Follower, text: &str) {
+    let mut parsed = objects::parse(text);
+    let (good, bad): (Vec<_>, Vec<_>) = parsed.results.drain(..).partition(Result::is_ok);
+    follower.take(Event::Changes {
+        changes: good.into_iter().flatten().map(Change::Upsert).collect(),
+        faults: bad.into_iter().filter_map(Result::err).collect(),
+    });
+}
+
+fn verdict(follower: &Follower, key: &str) -> Option<String> {
+    let verdicts = follower.verdicts.borrow().clone().expect("verdicts");
+    let found = verdicts.by_object.iter();
+    let mut found = found.filter(|(other, _)| other.to_string() == key);
+    found.next().map(|(_, verdict)| format!("{verdict:?}"))
+}
+
+#[test]
+fn a_version_that_is_refused_is_told_and_so_is_the_next_good_one() {
+    let policy = |rest: &str, generation: u8| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: app, \
+             generation: {generation}}}, spec: {{rules: [{{}}]{rest}}}}}"
+        )
+    };
+    let mut follower = follower();
+    let _asked = follower.verdicts();
+    let said = |follower: &Follower| verdict(follower, "AuthorizationPolicy app/p").expect("one");
+    for generation in [1, 3] {
+        tell(&mut follower, &policy("", generation));
+        assert!(said(&follower).contains("Accepted"), "{}", said(&follower));
+        tell(&mut follower, &policy(", odd: 1", generation + 1));
+        let text = said(&follower);
+        assert!(text.contains("Refused(\"spec.odd"), "{text}");
+        // A verdict on this version, not on one that comes after it.
+        assert!(
+            text.contains(&format!("generation: Some({})", generation + 1)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn pods_that_change_what_a_service_is_bound_to_change_its_status() {
+    let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: web, namespace: app, labels: {istio.io/use-waypoint: wp}}}";
+    let world = BEHIND.replace(", istio.io/use-waypoint: wp}", "}");
+    let mut follower = follower();
+    let _asked = follower.verdicts();
+    edit(&mut follower, &format!("{world}\n---\n{account}"));
+    let said = |follower: &Follower| verdict(follower, "Service app/web").unwrap_or_default();
+    let other = pod_of(2, "web", true).replace("serviceAccountName: web", "serviceAccountName: x");
+    edit(&mut follower, &pod_of(1, "web", true));
+    assert!(
+        said(&follower).contains("WaypointIsNotReady"),
+        "{}",
+        said(&follower)
+    );
+    edit(&mut follower, &other);
+    assert!(
+        said(&follower).contains("ServiceAccountsDiffer"),
+        "{}",
+        said(&follower)
+    );
+    edit(&mut follower, &pod_of(2, "web", true));
+    assert!(
+        !said(&follower).contains("ServiceAccountsDiffer"),
+        "{}",
+        said(&follower)
+    );
 }
 
 /// A world with a waypoint for services and for workloads, in front of pods that come and go.

@@ -25,6 +25,9 @@ pub(super) type Move = (Option<Place>, Option<Place>);
 /// Resources by type URL.
 pub(super) type Typed = BTreeMap<Arc<str>, Arc<Resources>>;
 
+/// Names of Gateways that are not there yet and for which somebody of the same namespace waits; a waypoint may start before its
+/// Gateway is read, but names cost memory.
+const MOST_WAITING: usize = 64;
 /// Steps of a type that are remembered for subscribers that are behind.
 const STEPS: usize = 64;
 
@@ -148,6 +151,17 @@ impl Inner {
         }
     }
 
+    /// Whether a subscriber of this Gateway may be taken: it is there, or few are waited for.
+    fn has_room(&mut self, gateway: &GatewayName) -> bool {
+        if self.waypoints.contains_key(gateway) || self.by_gateway.contains_key(gateway) {
+            return true;
+        }
+        self.by_gateway.retain(|_, view| view.receiver_count() > 0);
+        let waits =
+            |name: &&GatewayName| name.0 == gateway.0 && !self.waypoints.contains_key(*name);
+        self.by_gateway.keys().filter(waits).count() < MOST_WAITING
+    }
+
     fn types_of(&self, gateway: &GatewayName) -> Typed {
         let mut types = self.shared.clone();
         let own = self.waypoints.get(gateway).into_iter().flatten();
@@ -221,6 +235,13 @@ impl Source for Views {
                         gateway.0
                     );
                     return Err(Refusal::permission_denied(text));
+                }
+                if !inner.has_room(&gateway) {
+                    let text = format!(
+                        "there is no Gateway {}/{}, and {MOST_WAITING} others are waited for already in its namespace",
+                        gateway.0, gateway.1
+                    );
+                    return Err(Refusal::resource_exhausted(text));
                 }
                 let types = inner.types_of(&gateway);
                 let steps = inner.steps.clone();

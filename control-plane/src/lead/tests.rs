@@ -105,7 +105,8 @@ fn times_that_could_make_two_leaders_are_refused() {
     assert_eq!(Times::default().fault(), None);
     for (times, wrong) in [
         (times(10, 10, 2), "LEASE_RENEW_DEADLINE"),
-        (times(15, 10, 6), "LEASE_RETRY_PERIOD"),
+        (times(12, 10, 2), "LEASE_RENEW_DEADLINE"),
+        (times(17, 10, 6), "LEASE_RETRY_PERIOD"),
         (times(15, 10, 0), "LEASE_RETRY_PERIOD"),
     ] {
         assert_eq!(

@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    net::IpAddr,
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use identity::Identity;
 use tonic::{
-    Status,
+    Code, Status,
     body::Body,
     codegen::{Service, http},
     server::NamedService,
@@ -38,7 +39,7 @@ pub enum Tokens {
     /// What this file says; read at each call, so that edits count at once.
     File(Arc<PathBuf>),
     /// What the API server says.
-    Review(Review),
+    Review(Box<Review>),
 }
 
 /// Checks credentials.
@@ -77,10 +78,10 @@ impl Authenticator {
         }
     }
 
-    async fn by_token(&self, token: &str) -> Result<Caller, Status> {
+    async fn by_token(&self, token: &str, peer: Option<IpAddr>) -> Result<Caller, Status> {
         let path = match &self.tokens {
             Tokens::File(path) => path,
-            Tokens::Review(review) => return review.caller(token).await,
+            Tokens::Review(review) => return review.caller(token, peer).await,
             Tokens::Nothing => {
                 return Err(Status::unauthenticated(
                     "this control plane takes no tokens, only client certificates",
@@ -95,11 +96,12 @@ impl Authenticator {
             .ok_or_else(|| Status::unauthenticated("the bearer token is not known"))
     }
 
-    /// Who calls, by the headers of the call and the connection's peer.
+    /// Who calls, by the headers of the call, and by the connection's certificate and address.
     async fn caller(
         &self,
         authorization: Option<String>,
-        peer: Option<&Peer>,
+        certified: Option<&Identity>,
+        address: Option<IpAddr>,
     ) -> Result<Caller, Status> {
         if let Some(text) = authorization {
             let Some(token) = text.strip_prefix("Bearer ") else {
@@ -107,9 +109,31 @@ impl Authenticator {
                     "`authorization` must be `Bearer <token>`",
                 ));
             };
-            return self.by_token(token.trim()).await;
+            let token = token.trim();
+            return match self.by_token(token, address).await {
+                Err(status) if status.code() == Code::Unavailable => {
+                    self.without_review(token, certified).ok_or(status)
+                }
+                answer => answer,
+            };
         }
-        let Some(identity) = peer.and_then(|peer| peer.identity.clone()) else {
+        self.by_certificate(certified)
+    }
+
+    /// While the API server is away, whoever shows a good certificate of the identity that its token claims is taken for that
+    /// one: else no proxy that starts anew would be told anything. The node is not proven by that, so that nobody gets
+    /// certificates of others.
+    fn without_review(&self, token: &str, certified: Option<&Identity>) -> Option<Caller> {
+        let Tokens::Review(review) = &self.tokens else {
+            return None;
+        };
+        let claimed = review.claimed(token)?;
+        let caller = self.by_certificate(certified).ok()?;
+        (caller.identity == claimed).then_some(caller)
+    }
+
+    fn by_certificate(&self, certified: Option<&Identity>) -> Result<Caller, Status> {
+        let Some(identity) = certified.cloned() else {
             return Err(Status::unauthenticated(
                 "neither a token nor a client certificate was shown",
             ));
@@ -170,7 +194,9 @@ where
             // What is no text is no token.
             let header = header.map(|value| value.to_str().unwrap_or_default().to_owned());
             let peer = request.extensions().get::<Peer>().cloned();
-            match authenticator.caller(header, peer.as_ref()).await {
+            let certified = peer.as_ref().and_then(|peer| peer.identity.as_ref());
+            let address = peer.as_ref().map(|peer| peer.address);
+            match authenticator.caller(header, certified, address).await {
                 Ok(caller) => {
                     if let Some(peer) = peer {
                         peer.proven();
@@ -230,6 +256,33 @@ fn slips(text: &str, trust_domain: &str) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn while_the_api_server_is_away_a_certificate_of_the_tokens_account_is_proof() {
+        let away = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("away"))
+        });
+        let client = kube::Client::new(away, "default");
+        let review = Review::new(client, vec!["istio-ca".into()], "td");
+        let authenticator = Authenticator::new(Tokens::Review(Box::new(review)), "td");
+        let claims = serde_json::json!({"aud": "istio-ca", "sub": "system:serviceaccount:a:b"});
+        let header = format!("Bearer {}", super::super::token::saying(&claims));
+        let asked = async |certified: Option<&str>| {
+            let certified = certified.map(|text| text.parse::<Identity>().unwrap());
+            let answer = authenticator.caller(Some(header.clone()), certified.as_ref(), None);
+            answer.await.map_err(|status| status.code())
+        };
+        let caller = asked(Some("spiffe://td/ns/a/sa/b")).await.expect("proven");
+        assert_eq!(caller.identity.to_string(), "spiffe://td/ns/a/sa/b");
+        assert_eq!(caller.node, None);
+        for other in [
+            None,
+            Some("spiffe://td/ns/a/sa/c"),
+            Some("spiffe://other/ns/a/sa/b"),
+        ] {
+            assert_eq!(asked(other).await, Err(Code::Unavailable), "{other:?}");
+        }
+    }
 
     #[test]
     fn lines_that_stand_for_nobody_are_known_by_number() {

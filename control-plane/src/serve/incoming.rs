@@ -40,6 +40,8 @@ const MAX_UNPROVEN: usize = 256;
 const MAX_UNPROVEN_OF_ONE: usize = 32;
 /// Connections at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Those of one address, proven or not; more are closed. One account's credentials must not keep everybody out.
+const MAX_CONNECTIONS_OF_ONE: usize = 1024;
 
 /// A connection after its handshake.
 pub(super) struct Connection {
@@ -47,7 +49,13 @@ pub(super) struct Connection {
     peer: Peer,
     /// Ends it unless it is proven by then; `None` once it is.
     deadline: Option<Pin<Box<Sleep>>>,
-    _room: OwnedSemaphorePermit,
+    _room: Room,
+}
+
+/// The room of a connection among all.
+struct Room {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: Place,
 }
 
 /// What is known about the peer; found in the extensions of each request.
@@ -55,6 +63,7 @@ pub(super) struct Connection {
 pub(super) struct Peer {
     /// By its certificate, if it showed one.
     pub identity: Option<Identity>,
+    pub address: IpAddr,
     proof: Arc<Proof>,
 }
 
@@ -70,21 +79,29 @@ struct Proof {
 #[derive(Debug)]
 struct Unproven {
     _of_all: OwnedSemaphorePermit,
-    _of_one: Place,
+    of_one: Place,
 }
 
-/// How many connections of each address have not proved who they are.
-#[derive(Debug, Default)]
-struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+/// How many connections each address has, of those that are counted here.
+#[derive(Debug)]
+struct Addresses {
+    most: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
 
 impl Addresses {
+    fn new(most: usize) -> Arc<Self> {
+        let counts = Mutex::default();
+        Arc::new(Self { most, counts })
+    }
+
     /// One more from there, if that is not too many.
     fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = address.to_canonical();
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         // Zero, if it is new, is not too many: no entry without a place.
-        if *count >= MAX_UNPROVEN_OF_ONE {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -104,7 +121,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self
             .addresses
-            .0
+            .counts
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
@@ -118,12 +135,14 @@ impl Drop for Place {
 
 impl Peer {
     fn new(identity: Option<Identity>, room: Unproven) -> Self {
+        let address = room.of_one.address;
         let proof = Proof {
             given: AtomicBool::new(false),
             room: Mutex::new(Some(room)),
         };
         Self {
             identity,
+            address,
             proof: Arc::new(proof),
         }
     }
@@ -168,7 +187,10 @@ async fn accept_loop(
         Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         Arc::new(Semaphore::new(MAX_UNPROVEN)),
     );
-    let addresses = Arc::new(Addresses::default());
+    let (addresses, strangers) = (
+        Addresses::new(MAX_CONNECTIONS_OF_ONE),
+        Addresses::new(MAX_UNPROVEN_OF_ONE),
+    );
     loop {
         let rooms = async {
             let all = all.clone().acquire_owned().await;
@@ -179,7 +201,12 @@ async fn accept_loop(
         };
         match listener.accept().await {
             Ok((stream, address)) => {
-                let Some(of_one) = addresses.admit(address.ip()) else {
+                let Some(place) = addresses.admit(address.ip()) else {
+                    let most = MAX_CONNECTIONS_OF_ONE;
+                    tracing::warn!(peer = %address, "connection refused: its address has {most}");
+                    continue;
+                };
+                let Some(of_one) = strangers.admit(address.ip()) else {
                     let most = MAX_UNPROVEN_OF_ONE;
                     tracing::info!(
                         peer = %address,
@@ -189,9 +216,13 @@ async fn accept_loop(
                 };
                 let unproven = Unproven {
                     _of_all: of_all,
-                    _of_one: of_one,
+                    of_one,
                 };
-                let rooms = (all, unproven);
+                let room = Room {
+                    _of_all: all,
+                    _of_one: place,
+                };
+                let rooms = (room, unproven);
                 let (tls, done) = (tls.clone(), done.clone());
                 shutdown.spawn(async move {
                     let shaking = handshake(stream, &tls, rooms);
@@ -215,7 +246,7 @@ async fn accept_loop(
 async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
-    (all, unproven): (OwnedSemaphorePermit, Unproven),
+    (room, unproven): (Room, Unproven),
 ) -> Result<Connection, String> {
     stream
         .set_nodelay(true)
@@ -236,7 +267,7 @@ async fn handshake(
         stream,
         peer: Peer::new(identity, unproven),
         deadline: Some(Box::pin(sleep(CALL_DEADLINE))),
-        _room: all,
+        _room: room,
     })
 }
 

@@ -1,10 +1,11 @@
 //! Who is behind a service account's token, by the API server's TokenReview. Called by `authenticate` for each call that
-//! shows a token.
+//! shows a token. Whoever reaches the port may show one, so that it is bounded how much we ask for strangers.
 
 use std::{
     collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -12,15 +13,22 @@ use identity::Identity;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
 use kubernetes::words;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use super::authenticate::Caller;
+use super::{authenticate::Caller, token};
 
 /// An answer counts this long; a proxy asks for many certificates with one token.
 const KEEP: Duration = Duration::from_secs(10);
-/// Answers that are kept.
+/// A refusal counts this long: so often we ask for one who tries again and again.
+const KEEP_REFUSAL: Duration = Duration::from_secs(3);
+/// Answers that are kept, of each kind.
 const MOST: usize = 4096;
-/// The API server may take this long.
+/// Questions at once; more wait.
+const MOST_QUESTIONS: usize = 64;
+/// Those of one address. A proxy that starts asks for many certificates with one token: the first answer is that of all.
+const MOST_QUESTIONS_OF_ONE: usize = 4;
+/// The API server may take this long, and the wait before it.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Tokens of service accounts are about 1 KiB.
 const LONGEST: usize = 16 << 10;
@@ -36,8 +44,79 @@ pub struct Review {
     api: Api<TokenReview>,
     audiences: Arc<[String]>,
     trust_domain: Arc<str>,
-    /// By hash, so that no token lies in memory.
-    known: Arc<Mutex<HashMap<Hash, (Instant, Caller)>>>,
+    known: Arc<Kept<Caller>>,
+    refused: Arc<Kept<String>>,
+    questions: Arc<Semaphore>,
+    shares: Arc<Shares>,
+}
+
+/// Answers by the hash of the token, so that no token lies in memory.
+#[derive(Debug)]
+struct Kept<T> {
+    time: Duration,
+    answers: Mutex<HashMap<Hash, (Instant, T)>>,
+}
+
+impl<T: Clone> Kept<T> {
+    fn new(time: Duration) -> Arc<Kept<T>> {
+        let answers = Mutex::default();
+        Arc::new(Kept { time, answers })
+    }
+
+    fn find(&self, hash: &Hash, now: Instant) -> Option<T> {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, answer) = answers.get(hash)?;
+        (now.duration_since(*at) < self.time).then(|| answer.clone())
+    }
+
+    fn keep(&self, hash: Hash, answer: T, now: Instant) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= MOST {
+            answers.retain(|_, (at, _)| now.duration_since(*at) < self.time);
+        }
+        if answers.len() < MOST {
+            answers.insert(hash, (now, answer));
+        }
+    }
+}
+
+/// The rooms of the addresses that ask now.
+#[derive(Debug, Default)]
+struct Shares(Mutex<HashMap<IpAddr, Arc<Semaphore>>>);
+
+/// What one address asks with, while it asks.
+struct Share {
+    shares: Arc<Shares>,
+    address: IpAddr,
+    room: Arc<Semaphore>,
+}
+
+impl Shares {
+    fn of(self: &Arc<Self>, address: IpAddr) -> Share {
+        let address = address.to_canonical();
+        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = rooms
+            .entry(address)
+            .or_insert_with(|| Arc::new(Semaphore::new(MOST_QUESTIONS_OF_ONE)))
+            .clone();
+        let shares = self.clone();
+        Share {
+            shares,
+            address,
+            room,
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let rooms = self.shares.0.lock();
+        let mut rooms = rooms.unwrap_or_else(PoisonError::into_inner);
+        // The map's and ours: nobody else waits or asks, and nobody can begin to while the map is locked.
+        if Arc::strong_count(&self.room) <= 2 {
+            rooms.remove(&self.address);
+        }
+    }
 }
 
 impl Review {
@@ -48,25 +127,53 @@ impl Review {
             api: Api::all(client),
             audiences: audiences.into(),
             trust_domain: trust_domain.into(),
-            known: Arc::default(),
+            known: Kept::new(KEEP),
+            refused: Kept::new(KEEP_REFUSAL),
+            questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
+            shares: Arc::default(),
         }
     }
 
-    /// The caller behind a token.
+    /// The caller behind a token; `peer` is who shows it.
     ///
     /// # Errors
     /// `Unauthenticated` when the API server does not accept it, `Unavailable` when it cannot be asked.
-    pub async fn caller(&self, token: &str) -> Result<Caller, Status> {
+    pub async fn caller(&self, token: &str, peer: Option<IpAddr>) -> Result<Caller, Status> {
         if token.len() > LONGEST {
             return Err(Status::unauthenticated(
                 "the bearer token is too long to be a service account's",
             ));
         }
+        if let Some(why) = token::fault(token, &self.audiences, SystemTime::now()) {
+            return Err(Status::unauthenticated(why));
+        }
         let hash = digest(&SHA256, token.as_bytes());
         let hash: Hash = hash.as_ref().try_into().unwrap_or_default();
-        if let Some(caller) = self.kept(&hash, Instant::now()) {
-            return Ok(caller);
+        if let Some(answer) = self.kept(&hash) {
+            return answer;
         }
+        let share = self
+            .shares
+            .of(peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        let asked = async {
+            let _room = self.room(&share).await;
+            // Somebody may have asked while we waited.
+            match self.kept(&hash) {
+                Some(answer) => answer,
+                None => self.ask(hash, token).await,
+            }
+        };
+        let answer = tokio::time::timeout(DEADLINE, asked).await;
+        answer.unwrap_or_else(|_| Err(unavailable("the API server does not answer")))
+    }
+
+    /// Waits until a question may be asked.
+    async fn room(&self, share: &Share) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let of_one = share.room.clone().acquire_owned().await.ok()?;
+        Some((of_one, self.questions.clone().acquire_owned().await.ok()?))
+    }
+
+    async fn ask(&self, hash: Hash, token: &str) -> Result<Caller, Status> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -75,39 +182,43 @@ impl Review {
             ..TokenReview::default()
         };
         let parameters = PostParams::default();
-        let asked = self.api.create(&parameters, &review);
-        let why = match tokio::time::timeout(DEADLINE, asked).await {
-            Ok(Ok(review)) => {
-                let status = review.status.unwrap_or_default();
-                let caller = read(status, &self.audiences, &self.trust_domain);
-                let caller = caller.map_err(Status::unauthenticated)?;
-                self.keep(hash, caller.clone(), Instant::now());
-                return Ok(caller);
+        let answer = self.api.create(&parameters, &review).await;
+        let review = answer.map_err(|error| unavailable(&words(&error)))?;
+        let status = review.status.unwrap_or_default();
+        match read(status, &self.audiences, &self.trust_domain) {
+            Ok(caller) => {
+                self.known.keep(hash, caller.clone(), Instant::now());
+                Ok(caller)
             }
-            Ok(Err(error)) => words(&error),
-            Err(_) => "the API server does not answer".to_owned(),
+            Err(why) => {
+                self.refused.keep(hash, why.clone(), Instant::now());
+                Err(Status::unauthenticated(why))
+            }
+        }
+    }
+
+    fn kept(&self, hash: &Hash) -> Option<Result<Caller, Status>> {
+        let now = Instant::now();
+        let known = self.known.find(hash, now).map(Ok);
+        let refused = || {
+            self.refused
+                .find(hash, now)
+                .map(|why| Err(Status::unauthenticated(why)))
         };
-        tracing::warn!("a token could not be reviewed: {why}");
-        Err(Status::unavailable(format!(
-            "the token cannot be reviewed now: {why}"
-        )))
+        known.or_else(refused)
     }
 
-    fn kept(&self, hash: &Hash, now: Instant) -> Option<Caller> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, caller) = known.get(hash)?;
-        (now.duration_since(*at) < KEEP).then(|| caller.clone())
+    /// The identity that a token claims, which nobody has proven.
+    #[must_use]
+    pub fn claimed(&self, token: &str) -> Option<Identity> {
+        let (namespace, account) = token::claimed(token)?;
+        Identity::new(&self.trust_domain, &namespace, &account).ok()
     }
+}
 
-    fn keep(&self, hash: Hash, caller: Caller, now: Instant) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST {
-            known.retain(|_, (at, _)| now.duration_since(*at) < KEEP);
-        }
-        if known.len() < MOST {
-            known.insert(hash, (now, caller));
-        }
-    }
+fn unavailable(why: &str) -> Status {
+    tracing::warn!("a token could not be reviewed: {why}");
+    Status::unavailable(format!("the token cannot be reviewed now: {why}"))
 }
 
 impl std::fmt::Debug for Review {
@@ -155,81 +266,4 @@ fn read(
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::authentication::v1::UserInfo;
-
-    use super::*;
-
-    fn status(username: &str, audience: &str) -> TokenReviewStatus {
-        let node = (NODE.to_owned(), vec!["node1".to_owned()]);
-        TokenReviewStatus {
-            authenticated: Some(true),
-            audiences: Some(vec![audience.into()]),
-            error: None,
-            user: Some(UserInfo {
-                username: Some(username.into()),
-                extra: Some([node].into()),
-                ..UserInfo::default()
-            }),
-        }
-    }
-
-    fn said(status: TokenReviewStatus) -> Result<Caller, String> {
-        read(status, &["istio-ca".to_owned()], "td")
-    }
-
-    #[test]
-    fn a_token_stands_for_its_account_on_its_node() {
-        let caller = said(status(
-            "system:serviceaccount:istio-system:ztunnel",
-            "istio-ca",
-        ))
-        .unwrap();
-        assert_eq!(
-            caller.identity.to_string(),
-            "spiffe://td/ns/istio-system/sa/ztunnel"
-        );
-        assert_eq!(caller.node.as_deref(), Some("node1"));
-        let mut without = status("system:serviceaccount:a:b", "istio-ca");
-        without.user.as_mut().unwrap().extra = None;
-        assert_eq!(said(without).unwrap().node, None);
-    }
-
-    #[test]
-    fn what_is_no_proof_is_refused_with_the_reason() {
-        let unknown = TokenReviewStatus {
-            authenticated: None,
-            error: Some("expired".into()),
-            ..status("system:serviceaccount:a:b", "istio-ca")
-        };
-        let anybody = TokenReviewStatus {
-            audiences: None,
-            ..status("system:serviceaccount:a:b", "istio-ca")
-        };
-        let table = [
-            (unknown, "the API server does not accept the token: expired"),
-            (
-                TokenReviewStatus::default(),
-                "the API server does not accept the token: it is not known",
-            ),
-            (anybody, "the token is not for audience istio-ca"),
-            (
-                status("system:serviceaccount:a:b", "other"),
-                "the token is not for audience istio-ca",
-            ),
-            (
-                status("admin", "istio-ca"),
-                "the token is of \"admin\", which is no service account",
-            ),
-            (
-                status("system:serviceaccount:a", "istio-ca"),
-                "the token is of \"system:serviceaccount:a\", which is no service account",
-            ),
-        ];
-        for (status, why) in table {
-            assert_eq!(said(status).unwrap_err(), why);
-        }
-        assert!(said(status("system:serviceaccount:a:b:c", "istio-ca")).is_err());
-        assert!(said(status("system:serviceaccount:a:b/c", "istio-ca")).is_err());
-    }
-}
+mod tests;

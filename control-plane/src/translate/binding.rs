@@ -1,14 +1,14 @@
 //! Which waypoint an object is bound to. Rule of the house: a waypoint that is named stays named, whether it is there
 //! or not, so that nobody gets around it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use objects::{Fault, Gateway, Key, Meta, Pod, RouteNamespaces, Service};
+use objects::{AuthorizationPolicy, Fault, Gateway, Key, Meta, Pod, RouteNamespaces, Service};
 use proto::workload::{
     GatewayAddress, NamespacedHostname, WeightedWaypoint, gateway_address::Destination,
 };
 
-use super::{Index, Mesh, canary, index::Name, routes::Refusal};
+use super::{Index, Mesh, canary, index::Name, policy, routes::Refusal};
 use crate::{conditions::CONTROLLER, store::Store};
 
 /// Port on which waypoints take HBONE.
@@ -19,6 +19,8 @@ pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USES_WAYPOINT: &str = "metadata.labels[istio.io/use-waypoint]";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// Host of a waypoint that is never there: what is bound to it is refused. Reserved by RFC 2606, so no Service is called so.
+const NOWHERE: &str = "service-accounts-differ.invalid";
 /// Gateways of this class are served by our own waypoint.
 const OWN_CLASS: &str = "causeway-waypoint";
 const CLASSES: [&str; 2] = [OWN_CLASS, "istio-waypoint"];
@@ -79,11 +81,7 @@ fn is_waypoint(store: &Store, gateway: &Gateway) -> bool {
 
 fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
     let (namespace, name) = (&gateway.metadata.namespace, &gateway.metadata.name);
-    let labelled = store
-        .services
-        .of(namespace)
-        .find(|s| s.metadata.label(GATEWAY_NAME) == Some(name));
-    let service = labelled.or_else(|| store.services.find(namespace, name));
+    let service = service_of(store, namespace, name);
     let class = store
         .gateway_classes
         .find("", &gateway.spec.gateway_class_name);
@@ -114,6 +112,20 @@ fn waypoint(store: &Store, mesh: &Mesh, gateway: &Gateway) -> Waypoint {
             .map(|listener| listener.allowed_routes.namespaces.clone())
             .unwrap_or_default(),
     }
+}
+
+/// The Service that stands for a Gateway: one that belongs to it, else the one that is called so, else one that is labelled.
+/// Anybody who may make Services can label one, and must not take a waypoint's traffic by that.
+fn service_of<'s>(store: &'s Store, namespace: &str, name: &str) -> Option<&'s Arc<Service>> {
+    let labelled = |service: &&Arc<Service>| service.metadata.label(GATEWAY_NAME) == Some(name);
+    let owned = |service: &&Arc<Service>| {
+        let mut owners = service.metadata.owner_references.iter();
+        owners.any(|owner| owner.kind == "Gateway" && owner.name == name)
+    };
+    let services = || store.services.of(namespace).filter(labelled);
+    let named = || store.services.find(namespace, name);
+    let own = || named().filter(owned).or_else(|| services().find(owned));
+    own().or_else(named).or_else(|| services().next())
 }
 
 impl Waypoint {
@@ -234,15 +246,14 @@ pub(super) fn of_service(index: &Index<'_>, service: &Service) -> Binding {
             .find(namespace, pod.service_account());
         account.map(|account| &account.metadata)
     };
-    let says = |pod: &Pod| {
-        account(pod).map(|meta| (meta.label(USE_WAYPOINT), meta.label(USE_WAYPOINT_NAMESPACE)))
-    };
+    let says = |pod: &Pod| said_by(index, namespace, pod.service_account());
     // Endpoints may be changing from one account to another: what counts is that all say the same.
     let shared = members
         .first()
         .filter(|first| members.iter().all(|pod| says(pod) == says(first)));
-    let silent = service.metadata.label(USE_WAYPOINT).is_none();
-    let differ = shared.is_none() && silent && members.iter().any(|pod| names_one(says(pod)));
+    let differ = shared.is_none()
+        && !speaks_for_itself(service)
+        && members.iter().any(|pod| names_one(says(pod)));
     let wish = wish(
         index,
         &service.metadata,
@@ -257,18 +268,60 @@ pub(super) fn of_service(index: &Index<'_>, service: &Service) -> Binding {
         None => Binding::default(),
     };
     if differ {
-        let why = "the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for \
-                   the service; label the Service itself";
-        let reason = "ServiceAccountsDiffer";
-        binding.problems.insert(
-            0,
-            Refusal {
-                reason,
-                why: why.into(),
-            },
-        );
+        let guard = guard_of(index, service).filter(|_| binding.address.is_none());
+        binding
+            .problems
+            .insert(0, accounts_differ(guard.map(|policy| &policy.metadata)));
+        if guard.is_some() {
+            binding.address = Some(gateway_address(namespace, NOWHERE.into(), HBONE_PORT));
+        }
     }
     binding
+}
+
+fn accounts_differ(guard: Option<&Meta>) -> Refusal {
+    let differ = "the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for the \
+                  service";
+    let why = match guard {
+        None => format!("{differ}; label the Service itself"),
+        Some(policy) => format!(
+            "{differ}, and traffic to it is refused, because AuthorizationPolicy {} would not be asked; label the Service \
+             itself",
+            policy.name
+        ),
+    };
+    Refusal {
+        reason: "ServiceAccountsDiffer",
+        why,
+    }
+}
+
+/// A policy for this very service that only a waypoint could enforce.
+fn guard_of<'a>(index: &Index<'a>, service: &Service) -> Option<&'a AuthorizationPolicy> {
+    let meta = &service.metadata;
+    let mut policies = index.store.authorization_policies.of(&meta.namespace);
+    let guard = policies.find(|policy| {
+        let mut targets = policy.spec.targets();
+        policy::decides(policy)
+            && targets.any(|target| target.kind == "Service" && target.name == meta.name)
+    });
+    guard.map(|policy| &**policy)
+}
+
+/// Whether a service has a word of its own on waypoints, so that those of its endpoints' accounts do not count.
+pub(super) fn speaks_for_itself(service: &Service) -> bool {
+    service.metadata.label(USE_WAYPOINT).is_some()
+}
+
+/// What an account says of waypoints: which, and of which namespace. None if there is no such account.
+pub(super) fn said_by<'a>(
+    index: &Index<'a>,
+    namespace: &str,
+    account: &str,
+) -> Option<(Option<&'a str>, Option<&'a str>)> {
+    let account = index.store.service_accounts.find(namespace, account)?;
+    let meta = &account.metadata;
+    Some((meta.label(USE_WAYPOINT), meta.label(USE_WAYPOINT_NAMESPACE)))
 }
 
 /// Gives a canary its share of what is bound and let in.

@@ -126,7 +126,9 @@ pub fn translate(
     let own = served.services.iter().map(|service| service.object);
     let others = routes.other_backends.iter().copied();
     for service in own.chain(others) {
-        for (cluster, endpoints) in cluster::of_service(&served, service) {
+        let meta = &service.metadata;
+        let called = |port| routes.leads_calls_to(&meta.namespace, &meta.name, port);
+        for (cluster, endpoints) in cluster::of_service(&served, service, called) {
             resources
                 .endpoints
                 .insert(cluster.name.clone(), canonical::endpoints(&endpoints));

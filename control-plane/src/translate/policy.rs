@@ -25,9 +25,14 @@ pub(super) fn resource_name(policy: &Authorization) -> String {
 
 /// Whether ztunnels get this policy: one with `targetRefs` is for waypoints, AUDIT and dry runs decide nothing.
 fn is_for_ztunnel(policy: &AuthorizationPolicy) -> bool {
-    policy.spec.targets().next().is_none()
-        && policy.spec.action != PolicyAction::Audit
-        && (policy.metadata.annotation(DRY_RUN) != Some("true") || policy.invalid.is_some())
+    policy.spec.targets().next().is_none() && decides(policy)
+}
+
+/// Whether anybody may be let in or kept out by it.
+pub(super) fn decides(policy: &AuthorizationPolicy) -> bool {
+    policy.invalid.is_some()
+        || policy.spec.action != PolicyAction::Audit
+            && policy.metadata.annotation(DRY_RUN) != Some("true")
 }
 
 /// Whether only the pods that a selector picks are bound, so that their workloads must name the policy.

@@ -1,5 +1,5 @@
 //! Pods that nobody but their waypoints may reach. A waypoint that is named says where traffic goes, not that none may come
-//! another way; a namespace (or a pod) that is labelled so says that too. Called by `translate` and `workload`.
+//! another way; a namespace (or a pod) that is labelled so says that too. Called by `translate`, `update` and `workload`.
 
 use std::collections::BTreeSet;
 
@@ -8,28 +8,73 @@ use proto::security::{
     Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match::MatchType,
 };
 
-use super::{Index, binding, policy::resource_name};
+use super::{Index, PodName, binding, policy::resource_name};
 
 /// On a namespace or a pod: `true` lets only waypoints in, as upstream's PILOT_AUTO_ALLOW_WAYPOINT_POLICY does for all.
 const REQUIRE_WAYPOINT: &str = "ambient.causeway.dev/require-waypoint";
 
 /// The policies that a pod's workload names for this: one for each waypoint of the pod and of its services.
 pub(super) fn names_for(index: &Index<'_>, pod: &Pod) -> Vec<String> {
-    let named = waypoints_of(index, pod);
-    let policies = named.iter().map(|waypoint| allow(index, waypoint));
+    let Some(waypoints) = waypoints_of(index, pod) else {
+        return Vec::new();
+    };
+    if waypoints.is_empty() {
+        return vec![resource_name(&nobody(&pod.metadata.namespace))];
+    }
+    let policies = waypoints.iter().map(|waypoint| allow(index, waypoint));
     policies.map(|policy| resource_name(&policy)).collect()
 }
 
 /// All policies that pods name for this.
 pub(super) fn policies(index: &Index<'_>) -> Vec<Authorization> {
-    let mut named = BTreeSet::new();
+    let (mut named, mut without) = (BTreeSet::new(), BTreeSet::new());
     for pod in index.store.pods.all() {
-        named.extend(waypoints_of(index, pod));
+        match waypoints_of(index, pod) {
+            Some(waypoints) if waypoints.is_empty() => {
+                without.extend([&pod.metadata.namespace]);
+            }
+            waypoints => named.extend(waypoints.into_iter().flatten()),
+        }
     }
-    named
-        .iter()
-        .map(|waypoint| allow(index, waypoint))
+    let allowing = named.iter().map(|waypoint| allow(index, waypoint));
+    allowing
+        .chain(without.into_iter().map(|namespace| nobody(namespace)))
         .collect()
+}
+
+/// The pods beside those that changed whose policies may differ too: they ask for this, and stand behind a service whose
+/// waypoint follows from what the accounts of all its endpoints say. `former` are namespace and account of the changed ones
+/// before. Where all accounts say the same, then and now, nothing follows.
+pub(super) fn beside(
+    index: &Index<'_>,
+    changed: &BTreeSet<PodName>,
+    former: &BTreeSet<(String, String)>,
+) -> BTreeSet<PodName> {
+    let mut beside = BTreeSet::new();
+    for ((namespace, name), members) in &index.members {
+        let service = index.store.services.find(namespace, name);
+        if service.is_none_or(|service| binding::speaks_for_itself(service)) {
+            continue;
+        }
+        let now = members.iter().map(|pod| pod.service_account());
+        let before = former.iter().filter(|(of, _)| of == namespace);
+        let accounts = now.chain(before.map(|(_, account)| account.as_str()));
+        let said: BTreeSet<_> = accounts
+            .map(|account| binding::said_by(index, namespace, account))
+            .collect();
+        if said.len() < 2 {
+            continue;
+        }
+        let asking = members
+            .iter()
+            .filter(|pod| is_asked_for(index, &pod.metadata));
+        let names = asking.map(|pod| {
+            let meta = &pod.metadata;
+            (meta.namespace.as_str().into(), meta.name.as_str().into())
+        });
+        beside.extend(names.filter(|name| !changed.contains(name)));
+    }
+    beside
 }
 
 fn is_asked_for(index: &Index<'_>, pod: &Meta) -> bool {
@@ -38,11 +83,11 @@ fn is_asked_for(index: &Index<'_>, pod: &Meta) -> bool {
     pod.label(REQUIRE_WAYPOINT).or_else(of_namespace) == Some("true")
 }
 
-/// `namespace/name` of the waypoints that a pod is to be reached through; none unless that is asked for.
-fn waypoints_of(index: &Index<'_>, pod: &Pod) -> BTreeSet<String> {
+/// `namespace/name` of the waypoints that a pod is to be reached through, if that is asked for.
+fn waypoints_of(index: &Index<'_>, pod: &Pod) -> Option<BTreeSet<String>> {
     let meta = &pod.metadata;
     if !is_asked_for(index, meta) || binding::is_waypoint_pod(pod) {
-        return BTreeSet::new();
+        return None;
     }
     let services = index
         .services_of
@@ -52,7 +97,19 @@ fn waypoints_of(index: &Index<'_>, pod: &Pod) -> BTreeSet<String> {
         binding.waypoint.into_iter().chain(binding.canary)
     });
     let own = binding::of_pod(index, pod).waypoint;
-    own.into_iter().chain(of_services).collect()
+    Some(own.into_iter().chain(of_services).collect())
+}
+
+/// Lets nobody in: for pods that have no waypoint to be reached through. Without it a slip that takes a waypoint away would
+/// open what only the waypoint guards.
+fn nobody(namespace: &str) -> Authorization {
+    Authorization {
+        name: "istio_allow_no_waypoint".into(),
+        namespace: namespace.into(),
+        scope: Scope::WorkloadSelector.into(),
+        action: Action::Allow.into(),
+        ..Authorization::default()
+    }
 }
 
 /// Lets in what runs as the waypoint's pods do. While it has none, that is its name, which waypoints run as unless told

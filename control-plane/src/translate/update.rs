@@ -1,12 +1,12 @@
 //! A change of pods alone, in a mesh of many: only what follows from those pods is translated anew. The result is what
 //! [`translate`](super::translate()) gives for all objects; a property test holds the two together. Called by `follow`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use objects::{Key, Kind};
-use proto::workload::{Address, address};
+use proto::workload::{Address, Workload, address};
 
-use super::{Index, Mesh, Translation, service, workload};
+use super::{Index, Mesh, Translation, require, service, workload};
 use crate::store::Store;
 
 /// Namespace and name of a pod.
@@ -36,7 +36,9 @@ pub fn update(
     pods: &BTreeSet<PodName>,
 ) -> Touched {
     let mut touched = Touched::default();
-    let uid = |(namespace, name): &PodName| format!("{}//Pod/{namespace}/{name}", mesh.cluster_id);
+    let (pods, index) = concerned(translation, store, mesh, pods);
+    let pods = &*pods;
+    let uid = |pod: &PodName| uid(mesh, pod);
     let before: Vec<Option<Address>> = pods
         .iter()
         .map(|pod| translation.addresses.remove(&uid(pod)))
@@ -44,9 +46,6 @@ pub fn update(
     for address in before.iter().flatten() {
         touched.note(address);
     }
-    let former = touched.services.iter().filter_map(|name| named(name));
-    let former: BTreeSet<(String, String)> = former.collect();
-    let index = Index::of_pods(store, mesh, pods, &former);
     let mut faults = Vec::new();
     for (pod, before) in pods.iter().zip(before) {
         let found = store.pods.find(&pod.0, &pod.1);
@@ -98,6 +97,52 @@ pub fn update(
     translation.faults.retain(|fault| !named_stale(&fault.key));
     translation.faults.extend(faults);
     touched
+}
+
+/// The pods that must be translated anew, those that changed and those that hang on them, and what is known around them.
+fn concerned<'a, 'p>(
+    translation: &Translation,
+    store: &'a Store,
+    mesh: &'a Mesh,
+    changed: &'p BTreeSet<PodName>,
+) -> (Cow<'p, BTreeSet<PodName>>, Index<'a>) {
+    let index_of = |pods: &BTreeSet<PodName>| {
+        let workloads = pods
+            .iter()
+            .filter_map(|pod| workload_of(translation, mesh, pod));
+        let services = workloads.flat_map(|workload| workload.services.keys());
+        let former = services.filter_map(|name| named(name)).collect();
+        Index::of_pods(store, mesh, pods, &former)
+    };
+    let index = index_of(changed);
+    let workloads = changed
+        .iter()
+        .filter_map(|pod| workload_of(translation, mesh, pod));
+    let accounts = workloads
+        .map(|workload| (workload.namespace.clone(), workload.service_account.clone()))
+        .collect();
+    let beside = require::beside(&index, changed, &accounts);
+    if beside.is_empty() {
+        return (Cow::Borrowed(changed), index);
+    }
+    let pods: BTreeSet<PodName> = changed.iter().cloned().chain(beside).collect();
+    let index = index_of(&pods);
+    (Cow::Owned(pods), index)
+}
+
+fn uid(mesh: &Mesh, (namespace, name): &PodName) -> String {
+    format!("{}//Pod/{namespace}/{name}", mesh.cluster_id)
+}
+
+fn workload_of<'t>(
+    translation: &'t Translation,
+    mesh: &Mesh,
+    pod: &PodName,
+) -> Option<&'t Workload> {
+    match &translation.addresses.get(&uid(mesh, pod))?.r#type {
+        Some(address::Type::Workload(workload)) => Some(workload),
+        _ => None,
+    }
 }
 
 /// Namespace and name of the service that is called `namespace/name.namespace.svc.domain`.

@@ -5,6 +5,7 @@ use objects::{BackendRef, Key, ParentRef, Service};
 
 use super::{
     Index, Translation, binding, envoy,
+    index::Name,
     routes::{self, AnyRoute, Refusal, Rule},
     service::is_tcp,
 };
@@ -122,11 +123,19 @@ fn of_parent(
         ),
     };
     let bound = waypoint.ok_or_else(no_waypoint);
+    let undone = undone(route);
+    let accepted = match &undone {
+        Some(Undone { text, all: true }) => {
+            accepted.and_then(|()| refuse("UnsupportedValue", text))
+        }
+        _ => accepted,
+    };
+    let parent_of = accepted.is_ok().then_some((namespace, name));
     let mut conditions = vec![
         condition("Accepted", accepted, "Route was valid".into()),
         condition(
             "ResolvedRefs",
-            references(index, route),
+            references(index, route, parent_of),
             "All references resolved".into(),
         ),
         condition(
@@ -135,11 +144,12 @@ fn of_parent(
             "All waypoints resolved".into(),
         ),
     ];
-    conditions.extend(undone(route).map(|message| Condition {
+    let in_part = undone.filter(|undone| !undone.all);
+    conditions.extend(in_part.map(|Undone { text, .. }| Condition {
         r#type: "PartiallyInvalid",
         status: true,
         reason: "UnsupportedValue",
-        message,
+        message: format!("Dropped Rule: {text}"),
     }));
     Some(ParentVerdict {
         parent: parent.clone(),
@@ -222,11 +232,15 @@ fn accept(
 }
 
 /// Whether all that rules refer to is there and may be referred to. A backend of weight 0 is not asked for anything.
-fn references(index: &Index<'_>, route: AnyRoute<'_>) -> Result<(), Refusal> {
+fn references(
+    index: &Index<'_>,
+    route: AnyRoute<'_>,
+    parent: Option<Name<'_>>,
+) -> Result<(), Refusal> {
     let mut first: Option<Refusal> = None;
     for rule in route.rules() {
         for backend in backends(&rule) {
-            let Err(refusal) = routes::resolve(index, route, backend) else {
+            let Err(refusal) = routes::resolve(index, route, backend, parent) else {
                 continue;
             };
             let why = format!(
@@ -257,9 +271,16 @@ fn backends<'a>(rule: &Rule<'a>) -> impl Iterator<Item = &'a BackendRef> {
     weighted.chain(mirrors.map(|mirror| &mirror.backend_ref))
 }
 
+/// What of the rules cannot be carried out.
+struct Undone {
+    text: String,
+    /// No rule has anything that can be carried out.
+    all: bool,
+}
+
 /// What of the rules cannot be carried out and is answered with an error.
-fn undone(route: AnyRoute<'_>) -> Option<String> {
-    let mut texts = Vec::new();
+fn undone(route: AnyRoute<'_>) -> Option<Undone> {
+    let (mut texts, mut all) = (Vec::new(), true);
     for rule in route.rules() {
         let mut undone: Vec<String> = routes::unsupported(rule.filters)
             .map(|filter| format!("filter {filter} is not supported"))
@@ -272,6 +293,10 @@ fn undone(route: AnyRoute<'_>) -> Option<String> {
                 backend.name
             ))
         });
+        let of_backends: Vec<String> = of_backends.collect();
+        // One good backend of several is asked.
+        let some_backend = of_backends.len() < rule.backends.len().max(1);
+        let whole_before = !undone.is_empty();
         undone.extend(of_backends);
         let prefix = rule
             .filters
@@ -291,6 +316,12 @@ fn undone(route: AnyRoute<'_>) -> Option<String> {
         {
             undone.push("ReplacePrefixMatch needs a PathPrefix match".into());
         }
+        let no_match_is_left = prefix
+            && rule
+                .matches
+                .iter()
+                .all(|wanted| envoy::needs_prefix(*wanted));
+        all &= whole_before || !some_backend || no_match_is_left;
         let number = rule.number;
         texts.extend(
             undone
@@ -298,10 +329,6 @@ fn undone(route: AnyRoute<'_>) -> Option<String> {
                 .map(|text| format!("spec.rules[{number}]: {text}")),
         );
     }
-    (!texts.is_empty()).then(|| {
-        format!(
-            "Dropped Rule: requests are answered with an error. {}",
-            texts.join("; ")
-        )
-    })
+    let text = format!("requests are answered with an error. {}", texts.join("; "));
+    (!texts.is_empty()).then_some(Undone { text, all })
 }

@@ -185,14 +185,17 @@ fn services(index: &Index<'_>, pod: &Pod) -> BTreeMap<String, PortList> {
     let services = services.into_iter().flatten();
     services
         .map(|service| {
-            let ports = service.spec.ports.iter().filter_map(|port| {
-                let target_port = target_port(pod, port)?.into();
-                Some(Port {
-                    service_port: port.port.into(),
-                    target_port,
-                    app_protocol: 0,
-                })
-            });
+            let tcp = service.spec.ports.iter();
+            let ports = tcp
+                .filter(|port| is_tcp(&port.protocol))
+                .filter_map(|port| {
+                    let target_port = target_port(pod, port)?.into();
+                    Some(Port {
+                        service_port: port.port.into(),
+                        target_port,
+                        app_protocol: 0,
+                    })
+                });
             (
                 resource_name(index.mesh, service),
                 PortList {

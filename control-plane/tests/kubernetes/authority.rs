@@ -79,6 +79,7 @@ fn roots(vault: &Vault) -> String {
 fn three_replicas_that_start_at_once_share_one_root_and_rotate_it_once() {
     run(async |world| {
         world.namespace("ca", json!({})).await;
+        world.namespace("other-ca", json!({})).await;
         let mut vaults = three(world, "ca").await;
         let first = roots(&vaults[0]);
         assert!(vaults.iter().all(|vault| roots(vault) == first));
@@ -124,12 +125,34 @@ fn three_replicas_that_start_at_once_share_one_root_and_rotate_it_once() {
             .expect("an authority");
         let last = roots(&vaults[0]);
         assert_eq!(roots(&late), last);
-        // A Secret that is gone changes nothing for who runs.
+        // A Secret that is gone changes nothing for who runs, and is made again.
+        let before = secrets.get("causeway-ca").await.expect("the Secret").data;
         world
             .delete("/api/v1/namespaces/ca/secrets", "causeway-ca")
             .await;
         late.look(start).await.expect("it goes on");
         assert_eq!(roots(&late), last);
+        let after = secrets.get("causeway-ca").await.expect("made again").data;
+        assert_eq!(before, after);
+        // An authority that somebody brings is announced before it signs.
+        let other = Vault::open(world.client.clone(), place("other-ca"))
+            .await
+            .expect("an authority");
+        let foreign = Api::<Secret>::namespaced(world.client.clone(), "other-ca")
+            .get("causeway-ca")
+            .await
+            .expect("it");
+        let brought = json!({"metadata": {"name": "cacerts"}, "data": foreign.data});
+        world.create("/api/v1/namespaces/ca/secrets", brought).await;
+        let trusted = |vault: &Vault| roots(vault).matches("BEGIN CERTIFICATE").count();
+        late.look(start).await.expect("it goes on");
+        assert_eq!(
+            (trusted(&late), roots(&late).starts_with(last.trim_end())),
+            (2, true)
+        );
+        late.look(start + hour).await.expect("it goes on");
+        late.look(start + hour * 2).await.expect("it goes on");
+        assert_eq!(roots(&late), roots(&other));
     });
 }
 
@@ -207,7 +230,10 @@ fn review(world: &World) -> Review {
 }
 
 async fn refusal(world: &World, token: &str) -> (tonic::Code, String) {
-    let status = review(world).caller(token).await.expect_err("refused");
+    let status = review(world)
+        .caller(token, None)
+        .await
+        .expect_err("refused");
     (status.code(), status.message().to_owned())
 }
 
@@ -217,7 +243,7 @@ fn tokens_stand_for_their_account_and_node_and_others_are_refused() {
         world.namespace("tokens", json!({})).await;
         account(world, "tokens", "ztunnel").await;
         let token = pod_with_token(world, "tokens", "ztunnel", "n1", "istio-ca").await;
-        let caller = review(world).caller(&token).await.expect("accepted");
+        let caller = review(world).caller(&token, None).await.expect("accepted");
         assert_eq!(
             caller.identity.to_string(),
             "spiffe://cluster.local/ns/tokens/sa/ztunnel"
@@ -239,13 +265,13 @@ fn tokens_stand_for_their_account_and_node_and_others_are_refused() {
             .delete("/api/v1/namespaces/tokens/pods", "ztunnel-n1")
             .await;
         let end = Instant::now() + LIMIT;
-        while review(world).caller(&token).await.is_ok() {
+        while review(world).caller(&token, None).await.is_ok() {
             assert!(Instant::now() < end, "a token outlives its pod");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         assert_eq!(refusal(world, &token).await.0, tonic::Code::Unauthenticated);
         world.server.stop_server();
-        assert_eq!(refusal(world, &foreign).await.0, tonic::Code::Unavailable);
+        assert_eq!(refusal(world, &token).await.0, tonic::Code::Unavailable);
     });
 }
 
@@ -277,7 +303,7 @@ async fn serve(world: &World, namespace: &str) -> Port {
     };
     let parts = Parts {
         views: follower.views(),
-        authenticator: Authenticator::new(Tokens::Review(review(world)), "cluster.local"),
+        authenticator: Authenticator::new(Tokens::Review(Box::new(review(world))), "cluster.local"),
         authority: Authority::new(issuers.clone(), grants, follower.views(), &registry),
         tls: ServerTls::new(issuers.clone(), vec!["localhost".into()]).expect("a certificate"),
     };

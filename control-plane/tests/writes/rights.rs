@@ -37,7 +37,7 @@ fn rule(line: &str) -> Option<Value> {
     let mut rule = json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
     if line.contains(", only `") {
         rule["resources"] = json!([resources[0]]);
-        rule["resourceNames"] = json!([resources[1]]);
+        rule["resourceNames"] = json!(resources[1..]);
     }
     Some(rule)
 }

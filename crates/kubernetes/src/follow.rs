@@ -33,6 +33,8 @@ const SILENCE: Duration = Duration::from_secs(100);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Time between two looks for a kind that the server does not have.
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
+/// Time before the first such look, which decides whether it has it.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// A watch that was begun again and has met no error for this long counts as running.
 const PROOF: Duration = Duration::from_secs(1);
 /// On the bookmark that ends the list at the beginning of a watch.
@@ -78,9 +80,8 @@ pub(crate) struct Follow {
     reports: VecDeque<Report>,
     failures: u32,
     away: bool,
-    /// How often in a row the server did not have the kind; and whether it ever had.
+    /// How often in a row the server did not have the kind.
     absent: u32,
-    was_there: bool,
     pause: Option<Duration>,
 }
 
@@ -101,7 +102,6 @@ pub(crate) fn follow(
         failures: 0,
         away: false,
         absent: 0,
-        was_there: false,
         pause: None,
     };
     futures_util::stream::unfold(follow, |mut follow| async move {
@@ -268,7 +268,6 @@ impl Follow {
     }
 
     fn listed(&mut self) {
-        self.was_there = true;
         self.well();
         self.reports.push_back(Report::Listed);
     }
@@ -297,11 +296,8 @@ impl Follow {
                 self.state = State::Unlisted;
                 return;
             }
-            Trouble::Absent(_) if self.version + 1 < resource::VERSIONS.len() => {
-                self.version += 1;
-                self.state = State::Unlisted;
-                return;
-            }
+            // A kind of the server itself is there, in the one version that there is: whoever denies it is not (yet) the
+            // server.
             Trouble::Absent(_) if resource::may_be_absent(self.kind) => return self.missing(),
             // What comes back may be another server, or this one with another store: what is known of it counts no more.
             Trouble::Api(error) | Trouble::Absent(error) => {
@@ -324,18 +320,27 @@ impl Follow {
         self.reports.push_back(Report::Away(why));
     }
 
-    /// The server does not have the kind. Where it had, that must be so twice before what it held is let go.
+    /// The server does not have the kind in this version, and after the last one: not at all. That must be so twice: a server
+    /// that starts denies for a moment what it is about to serve.
     fn missing(&mut self) {
-        (self.version, self.state) = (0, State::Unlisted);
-        self.pause = Some(ABSENT_PAUSE);
+        self.state = State::Unlisted;
+        if self.version + 1 < resource::VERSIONS.len() {
+            self.version += 1;
+            return;
+        }
+        self.version = 0;
         self.absent = self.absent.saturating_add(1);
+        self.pause = Some(match self.absent {
+            1 => SECOND_LOOK,
+            _ => ABSENT_PAUSE,
+        });
         if self.absent == 1 {
             tracing::info!(
                 "the API server has no kind {}; it is looked for again",
                 self.kind
             );
         }
-        if !self.was_there || self.absent > 1 {
+        if self.absent > 1 {
             let absent = self.absent;
             self.well();
             self.absent = absent;

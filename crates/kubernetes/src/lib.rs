@@ -15,6 +15,7 @@ mod words;
 
 pub use self::{
     client::{Error, client},
+    raw::Raw,
     watch::{Wanted, Watch},
     words::words,
 };

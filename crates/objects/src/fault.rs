@@ -1,6 +1,6 @@
 //! What is wrong with an object or a file, in words for the person who wrote it.
 
-use std::fmt;
+use std::{fmt, num::NonZeroI64};
 
 use crate::object::{Key, Object};
 
@@ -26,6 +26,8 @@ pub struct Fault {
     pub field: Option<Box<str>>,
     /// What is wrong and what is allowed.
     pub why: Box<str>,
+    /// Of an object that is refused: which version of it (`metadata.generation`), where that is known.
+    pub generation: Option<NonZeroI64>,
     /// For objects that guard access: what to use while there is no last good version (it denies).
     pub stand_in: Option<Object>,
 }
@@ -40,6 +42,7 @@ impl Fault {
             key: None,
             field: None,
             why: why.into(),
+            generation: None,
             stand_in: None,
         }
     }

@@ -64,3 +64,46 @@ pub struct GrpcMethodMatch {
     /// The method; absent means any.
     pub method: Option<String>,
 }
+
+/// The path that a call of a gRPC method has, `/service/method`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallPath {
+    /// This one.
+    Exact(String),
+    /// This, and what follows a `/` behind it.
+    Prefix(String),
+    /// One that a regular expression matches as a whole.
+    Regex(String),
+}
+
+impl GrpcMethodMatch {
+    /// The path that it asks for. Waypoints are sent this; so its validation looks at this too.
+    #[must_use]
+    pub fn path(&self) -> CallPath {
+        let regex = self.r#type.as_deref() == Some("RegularExpression");
+        // What stands beside `|` must stay on its side.
+        let part = |text: &str| {
+            if regex && text.contains('|') {
+                format!("(?:{text})")
+            } else {
+                text.to_owned()
+            }
+        };
+        match (self.service.as_deref(), self.method.as_deref()) {
+            (Some(service), None) if regex => CallPath::Regex(format!("/{}/.+", part(service))),
+            (Some(service), None) => CallPath::Prefix(format!("/{service}/")),
+            (None, method) => {
+                let method = method.map_or_else(|| ".+".into(), part);
+                CallPath::Regex(format!("/[^/]+/{method}"))
+            }
+            (Some(service), Some(method)) => {
+                let path = format!("/{}/{}", part(service), part(method));
+                if regex {
+                    CallPath::Regex(path)
+                } else {
+                    CallPath::Exact(path)
+                }
+            }
+        }
+    }
+}

@@ -32,7 +32,7 @@ pub use self::{
         Listener, RouteNamespaces,
     },
     grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec},
-    grpc::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec, GrpcRule},
+    grpc::{CallPath, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec, GrpcRule},
     meta::{LabelSelector, Meta, OwnerReference, Requirement, Selector},
     object::{Key, Kind, Object},
     parse::{Parsed, parse, read},

@@ -1,6 +1,8 @@
 //! Text to objects: documents are split, decoded and checked one by one, so that one bad object spoils no other.
 //! Pure; called by the sources and by tests.
 
+use std::num::NonZeroI64;
+
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -309,7 +311,9 @@ fn object(kind: Kind, mut value: Value, parsed: &mut Parsed) {
         }
         Err((field, why)) => {
             let stand_in = stand_in(kind, &value, &why);
+            let generation = value.pointer("/metadata/generation");
             parsed.results.push(Err(Fault {
+                generation: generation.and_then(Value::as_i64).and_then(NonZeroI64::new),
                 stand_in,
                 ..Fault::refused(key, field, why)
             }));

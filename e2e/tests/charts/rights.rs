@@ -118,6 +118,36 @@ fn plural(kind: &str) -> String {
     }
 }
 
+/// What one name of a kind is enough for, and what somebody could turn against others.
+#[test]
+fn what_is_written_under_known_names_is_limited_to_them() {
+    let Some(helm) = helm() else { return };
+    let rendered = manifests(&render(&helm, "control-plane", &[]));
+    let roles = rendered
+        .iter()
+        .filter(|object| object["kind"] == "ClusterRole");
+    let rules = roles.flat_map(|role| role["rules"].as_array().into_iter().flatten());
+    let holds = |list: &Value, text: &str| {
+        let mut words = list.as_array().into_iter().flatten();
+        words.any(|word| word == text)
+    };
+    let mut limited = 0;
+    for rule in
+        rules.filter(|rule| holds(&rule["verbs"], "patch") || holds(&rule["verbs"], "create"))
+    {
+        for resource in ["configmaps", "gatewayclasses", "secrets"] {
+            if holds(&rule["resources"], resource) {
+                assert!(
+                    rule["resourceNames"].is_array(),
+                    "{resource} of any name: {rule}"
+                );
+                limited += 1;
+            }
+        }
+    }
+    assert_eq!(limited, 2);
+}
+
 #[test]
 fn every_kind_that_is_read_may_be_read() {
     let Some(helm) = helm() else { return };

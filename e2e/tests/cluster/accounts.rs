@@ -31,15 +31,7 @@ pub fn waypoints() -> Result<Outcome> {
     }
     bed.apply(MIXED)?;
     for account in ["one", "two"] {
-        let gateway = format!("gateway/{account}-waypoint");
-        bed.kubectl(&[
-            "wait",
-            "-n",
-            NAMESPACE,
-            &gateway,
-            "--for=condition=Programmed",
-            "--timeout=60s",
-        ])?;
+        bed.programmed(NAMESPACE, &format!("{account}-waypoint"))?;
     }
     bed.ready(NAMESPACE)?;
     let bind = |account: &str| -> Result<()> {
@@ -80,7 +72,16 @@ pub fn waypoints() -> Result<Outcome> {
             Ok(())
         },
     )?;
-    // They admit their own waypoint alone. Unbound, so that nothing else is in between: its key opens, others do not.
+    only_by_its_key(bed)?;
+    Ok(Outcome::Passed(format!(
+        "bound accounts pass their own waypoint, an unbound one none; what the other waypoint sends passes theirs as well; \
+         their pods refuse a client and the other waypoint's key, and let their waypoint's in; the mixed Service says \
+         \"{condition}\""
+    )))
+}
+
+/// The pods of `one` admit their own waypoint alone. Unbound, so that nothing else is in between: its key opens, others do not.
+fn only_by_its_key(bed: &Bed) -> Result<()> {
     bed.apply(ONLY_ITS_WAYPOINT)?;
     bed.kubectl(&[
         "label",
@@ -105,12 +106,7 @@ pub fn waypoints() -> Result<Outcome> {
             Ok(())
         })?;
     }
-    until(LIMIT, "the key of their waypoint", || call("key-of-one"))?;
-    Ok(Outcome::Passed(format!(
-        "bound accounts pass their own waypoint, an unbound one none; what the other waypoint sends passes theirs as well; \
-         their pods refuse a client and the other waypoint's key, and let their waypoint's in; the mixed Service says \
-         \"{condition}\""
-    )))
+    until(LIMIT, "the key of their waypoint", || call("key-of-one")).map(drop)
 }
 
 /// Does the answer of a service carry the mark of that waypoint alone, or none?

@@ -169,7 +169,13 @@ impl Bed {
         command.spawn().with_context(|| format!("e2e/kube/{name}"))
     }
 
-    fn script(&self, name: &str, arguments: &[&str]) -> Result<String> {
+    /// Something of the cluster's own files.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// One of e2e/kube's scripts, to its end.
+    pub fn script(&self, name: &str, arguments: &[&str]) -> Result<String> {
         let output = self.script_command(name, arguments).output()?;
         ensure!(
             output.status.success(),
@@ -255,6 +261,14 @@ impl Bed {
         let wait = ["wait", "-n", namespace, "--for=condition=Ready", "pod"];
         self.kubectl(&[&wait[..], &["--all", "--timeout=90s"]].concat())
             .map(drop)
+    }
+
+    /// Waits until a Gateway has its waypoint.
+    pub fn programmed(&self, namespace: &str, gateway: &str) -> Result<()> {
+        let gateway = format!("gateway/{gateway}");
+        let wait = ["wait", "-n", namespace, &gateway];
+        let until = ["--for=condition=Programmed", "--timeout=60s"];
+        self.kubectl(&[&wait[..], &until].concat()).map(drop)
     }
 
     /// Our mesh from our charts, with further arguments of helm.
@@ -382,17 +396,18 @@ impl Bed {
 
     /// A command on a node; what it printed.
     pub fn on_node(&self, number: usize, command: &[&str]) -> Result<String> {
+        stdout(self.node_command(number, command)?.output()?)
+    }
+
+    /// A command on a node, in all of its namespaces.
+    pub fn node_command(&self, number: usize, command: &[&str]) -> Result<Command> {
         let mut entered = Command::new("nsenter");
         entered
-            .args([
-                "-t",
-                &self.node(number)?.to_string(),
-                "--mount",
-                "--net",
-                "--uts",
-            ])
-            .args(command);
-        stdout(entered.stdin(Stdio::null()).output()?)
+            .args(["-t", &self.node(number)?.to_string()])
+            .args(["--mount", "--net", "--uts", "--pid"])
+            .args(command)
+            .stdin(Stdio::null());
+        Ok(entered)
     }
 
     /// The pid of a node's pid 1 as seen here: to look into its namespaces.

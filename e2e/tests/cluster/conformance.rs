@@ -51,14 +51,7 @@ pub fn suite() -> Result<Outcome> {
     bed.meshed()?;
     // Before the suite's own: its namespace names a waypoint from the start.
     bed.apply(&waypoint())?;
-    bed.kubectl(&[
-        "wait",
-        "-n",
-        NAMESPACE,
-        "gateway/waypoint",
-        "--for=condition=Programmed",
-        "--timeout=60s",
-    ])?;
+    bed.programmed(NAMESPACE, "waypoint")?;
     let report = reports()?.join("gateway-api-mesh.yaml");
     let output = bed
         .command("gwapi-conformance.test")

@@ -39,6 +39,22 @@ pub fn drop_in() -> Result<Outcome> {
     let installed = start.elapsed();
     echo::start(bed, NAMESPACE)?;
     echo::join(bed, NAMESPACE)?;
+    let seen = encrypted(bed)?;
+    let denied = by_waypoint(bed)?;
+    bed.kubectl(&["delete", "namespace", NAMESPACE])?;
+    bed.gone()?;
+    for release in ["istiod", "istio-base"] {
+        bed.helm(&["uninstall", release, "-n", bed::SYSTEM, "--wait"])?;
+    }
+    Ok(Outcome::Passed(format!(
+        "istiod and ours ready after {:.0} s; {} packets of TLS, 0 plain; its waypoint from our image: route, \"{denied}\"; L4 policy",
+        installed.as_secs_f64(),
+        seen.tls
+    )))
+}
+
+/// Both clients call both nodes, under a look at the packets.
+fn encrypted(bed: &Bed) -> Result<wire::Seen> {
     let seen = wire::looked_at(bed, || {
         // Both clients until both nodes have answered.
         for client in ["client1", "client2"] {
@@ -58,19 +74,13 @@ pub fn drop_in() -> Result<Outcome> {
         seen.plain,
         seen.tls
     );
+    Ok(seen)
+}
 
-    // istiod deploys its waypoint from our image.
+/// The waypoint that istiod deploys from our image routes, and its policies decide; so do ztunnels. What a refused caller gets.
+fn by_waypoint(bed: &Bed) -> Result<String> {
     bed.apply(WAYPOINT)?;
-    let gateway = "gateway/waypoint";
-    let programmed = "--for=condition=Programmed";
-    bed.kubectl(&[
-        "wait",
-        "-n",
-        NAMESPACE,
-        gateway,
-        programmed,
-        "--timeout=60s",
-    ])?;
+    bed.programmed(NAMESPACE, "waypoint")?;
     let label = "istio.io/use-waypoint=waypoint";
     bed.kubectl(&["label", "namespace", NAMESPACE, label])?;
     until(LIMIT, "requests pass the waypoint", || {
@@ -103,17 +113,7 @@ pub fn drop_in() -> Result<Outcome> {
         Ok(())
     })?;
     echo::fetch(bed, NAMESPACE, "client1")?;
-
-    bed.kubectl(&["delete", "namespace", NAMESPACE])?;
-    bed.gone()?;
-    for release in ["istiod", "istio-base"] {
-        bed.helm(&["uninstall", release, "-n", bed::SYSTEM, "--wait"])?;
-    }
-    Ok(Outcome::Passed(format!(
-        "istiod and ours ready after {:.0} s; {} packets of TLS, 0 plain; its waypoint from our image: route, \"{denied}\"; L4 policy",
-        installed.as_secs_f64(),
-        seen.tls
-    )))
+    Ok(denied)
 }
 
 /// The head of the service's answer to the client.

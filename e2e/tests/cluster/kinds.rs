@@ -15,6 +15,9 @@ use crate::{
 const NAMESPACE: &str = "kinds";
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// What it is about, and the test.
+type Check = (&'static str, fn(&Bed) -> Result<()>);
+
 /// The case.
 pub fn each() -> Result<Outcome> {
     if let Some(lacking) = bed::lacking() {
@@ -29,7 +32,7 @@ pub fn each() -> Result<Outcome> {
     bed.apply(STRICT)?;
     bed.apply(WORKLOADS)?;
     let mut told = Vec::new();
-    let checks: [(&str, fn(&Bed) -> Result<()>); 7] = [
+    let checks: [Check; 7] = [
         ("probes (HTTP, TCP, exec) under STRICT", probes),
         ("StatefulSet behind a headless service", stateful),
         ("Job", job),

@@ -32,14 +32,7 @@ pub fn under_load() -> Result<Outcome> {
     echo::start(bed, NAMESPACE)?;
     echo::join(bed, NAMESPACE)?;
     bed.apply(WAYPOINT)?;
-    bed.kubectl(&[
-        "wait",
-        "-n",
-        NAMESPACE,
-        "gateway/waypoint",
-        "--for=condition=Programmed",
-        "--timeout=60s",
-    ])?;
+    bed.programmed(NAMESPACE, "waypoint")?;
     let mut told = Vec::new();
     for (part, namespace, workload, bound) in [
         ("ztunnel", bed::SYSTEM, "ds/ztunnel", false),

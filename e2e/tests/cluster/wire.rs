@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -68,10 +69,13 @@ fn tap(capture: Capture, stop: Arc<AtomicBool>) -> JoinHandle<std::io::Result<Se
     thread::spawn(move || {
         let mut seen = Seen::default();
         loop {
-            match capture.next(QUIET)? {
-                Some(frame) => note(&mut seen, &frame),
-                None if stop.load(Ordering::SeqCst) => return Ok(seen),
-                None => {}
+            match capture.next(QUIET) {
+                Ok(Some(frame)) => note(&mut seen, &frame),
+                Ok(None) if stop.load(Ordering::SeqCst) => return Ok(seen),
+                Ok(None) => {}
+                // A pod or a node ended, and its interface with it: it has nothing more to say.
+                Err(error) if error.kind() == ErrorKind::NetworkDown => return Ok(seen),
+                Err(error) => return Err(error),
             }
         }
     })

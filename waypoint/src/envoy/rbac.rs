@@ -5,6 +5,7 @@ use super::strings::{cidr, header, string};
 use super::{At, Converted, required, take, unpack};
 use crate::model::condition::{Action, Condition, Policies, Policy, Rbac};
 use crate::model::text::StringMatch;
+use crate::path::spelling;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::rbac::v3::{
     Permission, Policy as ProtoPolicy, Principal, Rbac as Rules, permission, principal,
@@ -118,7 +119,7 @@ fn permission(at: &At<'_>, permission: Permission) -> Converted<Condition> {
         Rule::Any(true) => Condition::Always,
         Rule::Any(false) => return Err(at.field("any").refuse("must be true")),
         Rule::Header(matcher) => Condition::Header(header(&at.field("header"), matcher)?),
-        Rule::UrlPath(matcher) => Condition::Path(path(&at.field("url_path"), matcher)?),
+        Rule::UrlPath(matcher) => path(&at.field("url_path"), matcher)?,
         Rule::DestinationIp(range) => {
             Condition::DestinationIp(cidr(&at.field("destination_ip"), range)?)
         }
@@ -136,9 +137,7 @@ fn permission(at: &At<'_>, permission: Permission) -> Converted<Condition> {
         Rule::RequestedServerName(matcher) => {
             Condition::ServerName(string(&at.field("requested_server_name"), matcher)?)
         }
-        Rule::UriTemplate(extension) => {
-            Condition::PathTemplate(template(&at.field("uri_template"), extension)?)
-        }
+        Rule::UriTemplate(extension) => template(&at.field("uri_template"), extension)?,
         Rule::Metadata(_) => return Err(at.unsupported("metadata")),
         Rule::SourcedMetadata(_) => return Err(at.unsupported("sourced_metadata")),
         Rule::Matcher(_) => return Err(at.unsupported("matcher")),
@@ -172,7 +171,7 @@ fn principal(at: &At<'_>, principal: Principal) -> Converted<Condition> {
         }
         Identifier::RemoteIp(range) => Condition::RemoteIp(cidr(&at.field("remote_ip"), range)?),
         Identifier::Header(matcher) => Condition::Header(header(&at.field("header"), matcher)?),
-        Identifier::UrlPath(matcher) => Condition::Path(path(&at.field("url_path"), matcher)?),
+        Identifier::UrlPath(matcher) => path(&at.field("url_path"), matcher)?,
         Identifier::FilterState(matcher) => {
             Condition::Peer(peer(&at.field("filter_state"), matcher)?)
         }
@@ -197,19 +196,52 @@ fn peer(at: &At<'_>, matcher: FilterStateMatcher) -> Converted<StringMatch> {
     }
 }
 
-fn path(at: &At<'_>, matcher: PathMatcher) -> Converted<StringMatch> {
+fn path(at: &At<'_>, matcher: PathMatcher) -> Converted<Condition> {
     let path_matcher::Rule::Path(matcher) = required(at, "rule", matcher.rule)?;
-    string(&at.field("path"), matcher)
+    let asked = string(&at.field("path"), matcher)?;
+    let canonical = match &asked {
+        StringMatch::Exact(text, case) => respelled(text, |text| StringMatch::Exact(text, *case)),
+        StringMatch::Prefix(text, case) => respelled(text, |text| StringMatch::Prefix(text, *case)),
+        StringMatch::Suffix(text, case) => respelled(text, |text| StringMatch::Suffix(text, *case)),
+        StringMatch::Contains(text, case) => {
+            respelled(text, |text| StringMatch::Contains(text, *case))
+        }
+        StringMatch::Regex(_) => None,
+    };
+    Ok(either(
+        Condition::Path(asked),
+        canonical.map(Condition::Path),
+    ))
 }
 
-fn template(at: &At<'_>, extension: TypedExtensionConfig) -> Converted<Regex> {
+/// A condition, and the same with its escapes in the form in which requests have them too.
+fn either(asked: Condition, canonical: Option<Condition>) -> Condition {
+    match canonical {
+        None => asked,
+        Some(canonical) => Condition::Any(vec![asked, canonical]),
+    }
+}
+
+fn respelled<T>(text: &str, with: impl FnOnce(String) -> T) -> Option<T> {
+    let canonical = spelling::canonical(text);
+    (canonical != text).then(|| with(canonical.into_owned()))
+}
+
+fn template(at: &At<'_>, extension: TypedExtensionConfig) -> Converted<Condition> {
     take!(at, extension => TypedExtensionConfig { typed_config } ignored { name } refused {});
     let at = &at.field("typed_config");
     let config: UriTemplateMatchConfig = unpack(at, &required(at, "typed_config", typed_config)?)?;
-    template_regex(&config.path_template).ok_or_else(|| {
-        at.field("path_template")
-            .refuse(format!("{:?} is not a path template", config.path_template))
-    })
+    let regex = |template: &str| {
+        template_regex(template)
+            .map(Condition::PathTemplate)
+            .ok_or_else(|| {
+                at.field("path_template")
+                    .refuse(format!("{:?} is not a path template", config.path_template))
+            })
+    };
+    let asked = regex(&config.path_template)?;
+    let canonical = respelled(&config.path_template, |template| regex(&template)).transpose()?;
+    Ok(either(asked, canonical))
 }
 
 /// `*`, `{*}` and `{name}` are one path segment, `**` and `{**}` any rest. At most one operator opens a segment; what
@@ -313,6 +345,62 @@ mod tests {
             "/**/**",
         ] {
             assert!(template_regex(template).is_none(), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_policy_on_a_path_counts_for_all_of_its_spellings() {
+        use crate::filters::rbac::{Facts, Verdict, judge};
+        use crate::model::text::RequestView;
+        use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+        use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+        let exact = |text: &str| MatchPattern::Exact(text.into());
+        let suffix = |text: &str| MatchPattern::Suffix(text.into());
+        let cases = [
+            (exact("/a%2fb"), "/a%2fb", true),
+            (exact("/a%2fb"), "/a%2Fb", true),
+            (exact("/caf%c3%A9"), "/caf%C3%a9", true),
+            (exact("/%61dmin"), "/admin", true),
+            (exact("/a%2fb"), "/a/b", false),
+            (suffix("fb"), "/a%2fb", true),
+            (suffix("%2fb"), "/a%2Fb", true),
+        ];
+        let headers = http::HeaderMap::new();
+        for (pattern, path, denied) in cases {
+            let text = format!("{pattern:?} {path}");
+            let matcher = PathMatcher {
+                rule: Some(path_matcher::Rule::Path(StringMatcher {
+                    match_pattern: Some(pattern),
+                    ..StringMatcher::default()
+                })),
+            };
+            let policy = Policy {
+                name: "p".into(),
+                permissions: vec![super::path(&At::root("x"), matcher).unwrap()],
+                principals: vec![Condition::Always],
+            };
+            let rules = Policies {
+                action: Action::Deny,
+                policies: vec![policy],
+            };
+            let filter = Rbac {
+                rules: Some(rules),
+                shadow: None,
+            };
+            let view = RequestView {
+                method: "GET",
+                path,
+                authority: "x",
+                scheme: "http",
+                headers: &headers,
+            };
+            let address = ([10, 0, 0, 1], 80).into();
+            let facts = Facts {
+                request: Some(&view),
+                ..Facts::of_connection(None, address, None, 80)
+            };
+            let verdict = judge(&filter, &facts);
+            assert_eq!(verdict != Verdict::Pass, denied, "{text}");
         }
     }
 }

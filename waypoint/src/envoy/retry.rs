@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Envoy's pause before the first retry.
 const BASE: Duration = Duration::from_millis(25);
 
+/// Most tries after the first. Without a limit of time a request would otherwise go on for as long as its endpoints fail.
+pub const MOST: u32 = 32;
+
 /// A retry policy.
 pub fn retry(at: &At<'_>, policy: RetryPolicy) -> Converted<Retry> {
     take!(at, policy => RetryPolicy { retry_on, num_retries, per_try_timeout, retry_host_predicate,
@@ -33,7 +36,7 @@ pub fn retry(at: &At<'_>, policy: RetryPolicy) -> Converted<Retry> {
         .collect::<Result<Vec<_>, _>>();
     Ok(Retry {
         on,
-        tries: number(num_retries).unwrap_or(1),
+        tries: number(num_retries).unwrap_or(1).min(MOST),
         statuses: statuses.map_err(|_| {
             at.field("retriable_status_codes")
                 .refuse("not an HTTP status")
@@ -91,4 +94,28 @@ fn words(at: &At<'_>, text: &str) -> Converted<RetryOn> {
         }
     }
     Ok(on)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_bounded() {
+        for (asked, tries) in [
+            (Some(0), 0),
+            (None, 1),
+            (Some(5), 5),
+            (Some(u32::MAX), MOST),
+        ] {
+            let policy = RetryPolicy {
+                num_retries: asked
+                    .map(|value| envoy_types::pb::google::protobuf::UInt32Value { value }),
+                ..RetryPolicy::default()
+            };
+            let url = super::super::type_url::<RetryPolicy>();
+            let retry = retry(&At::root(&url), policy).unwrap();
+            assert_eq!(retry.tries, tries, "{asked:?}");
+        }
+    }
 }

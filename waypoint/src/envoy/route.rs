@@ -9,6 +9,7 @@ use crate::model::route::{
     Forward, HeaderChanges, Mirror, PathMatch, PathRewrite, Redirect, Retry, Route, RouteAction,
     RouteMatch, RouteTable, VirtualHost, WeightedTarget,
 };
+use crate::path::spelling;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
@@ -152,10 +153,11 @@ fn route_match(at: &At<'_>, message: ProtoMatch) -> Converted<RouteMatch> {
     take!(at, message => ProtoMatch { case_sensitive, headers, query_parameters, grpc, path_specifier } ignored {}
         refused { runtime_fraction, cookies, tls_context, dynamic_metadata, filter_state });
     let sensitive = flag(case_sensitive, true);
+    let spelled = |text: String| spelling::upper(&text).into_owned();
     let path = match required(at, "path_specifier", path_specifier)? {
-        PathSpecifier::Prefix(text) => PathMatch::Prefix(text, sensitive),
-        PathSpecifier::Path(text) => PathMatch::Exact(text, sensitive),
-        PathSpecifier::PathSeparatedPrefix(text) => PathMatch::Separated(text, sensitive),
+        PathSpecifier::Prefix(text) => PathMatch::Prefix(spelled(text), sensitive),
+        PathSpecifier::Path(text) => PathMatch::Exact(spelled(text), sensitive),
+        PathSpecifier::PathSeparatedPrefix(text) => PathMatch::Separated(spelled(text), sensitive),
         PathSpecifier::SafeRegex(matcher) => {
             PathMatch::Regex(regex(&at.field("safe_regex"), matcher, true)?)
         }

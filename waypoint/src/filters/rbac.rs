@@ -5,6 +5,7 @@ mod tests;
 
 use crate::model::condition::{Action, Condition, Policies, Policy, Rbac};
 use crate::model::text::RequestView;
+use crate::path::spelling;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -104,12 +105,12 @@ fn holds(condition: &Condition, facts: &Facts<'_>) -> bool {
         Condition::Not(inner) => !holds(inner, facts),
         Condition::Always => true,
         Condition::Header(header) => facts.request.is_some_and(|request| header.matches(request)),
-        Condition::Path(path) => facts
+        Condition::Path(test) => facts
             .request
-            .is_some_and(|request| path.matches(request.path_only())),
+            .is_some_and(|request| spelling::any(request.path_only(), |path| test.matches(path))),
         Condition::PathTemplate(regex) => facts
             .request
-            .is_some_and(|request| regex.is_match(request.path_only())),
+            .is_some_and(|request| spelling::any(request.path_only(), |path| regex.is_match(path))),
         Condition::DestinationIp(net) => facts.destination.is_some_and(|ip| net.contains(&ip)),
         Condition::DestinationPort(start, end) => (*start..*end).contains(&u32::from(facts.port)),
         Condition::ServerName(name) => name.matches(""),

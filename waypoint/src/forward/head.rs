@@ -109,6 +109,7 @@ pub fn request_head(exchange: &Exchange, http2: bool) -> Option<(http::Method, U
             header::HOST,
             HeaderValue::from_str(&exchange.authority).ok()?,
         );
+        join_crumbs(&mut headers);
         // Without a word about it, hyper takes a GET for one without a body.
         if exchange.upload.ended_at().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
             let chunked = HeaderValue::from_static("chunked");
@@ -121,4 +122,35 @@ pub fn request_head(exchange: &Exchange, http2: bool) -> Option<(http::Method, U
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     Some((exchange.head.method.clone(), uri, headers))
+}
+
+/// HTTP/2 may send a cookie in pieces; HTTP/1.1 has one (RFC 9113, section 8.2.3).
+fn join_crumbs(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crumbs_of_a_cookie_become_one() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2; c=3", "d=4"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_crumbs(&mut headers);
+        let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3; d=4"]);
+    }
 }

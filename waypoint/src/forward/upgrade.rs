@@ -1,9 +1,10 @@
 //! Websockets: once both sides have switched, bytes are copied until either ends, or a policy forbids it.
 
 use crate::download::{Download, Held};
+use crate::filters::rbac;
 use crate::proxy::Proxy;
 use crate::request::Exchange;
-use crate::verdict;
+use crate::verdict::Leave;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use hyper::body::Incoming;
@@ -14,9 +15,9 @@ use std::sync::Arc;
 pub fn join(
     proxy: &Arc<Proxy>,
     mut exchange: Exchange,
-    mut head: http::response::Parts,
-    body: Incoming,
+    (mut head, body): (http::response::Parts, Incoming),
     held: Held,
+    mut leave: Leave,
 ) -> Response<Download> {
     head.headers
         .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -33,31 +34,20 @@ pub fn join(
         return Response::from_parts(head, Download::local(Bytes::new(), stream));
     };
     exchange.record.silence();
-    let (asked, tunnel, chain) = (
-        exchange.asked.take(),
-        exchange.tunnel.clone(),
-        exchange.chain.name.clone(),
-    );
-    let proxy_ = proxy.clone();
+    let tunnel = exchange.tunnel.clone();
     drop(proxy.shutdown.spawn(async move {
         let _held = held;
         let (Ok(client), Ok(server)) = tokio::join!(downstream, upstream) else {
             return;
         };
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        let cut = verdict::forbidden(&proxy_, |snapshot| {
-            verdict::connect(snapshot, &tunnel)?;
-            match (&asked, snapshot.chain(&chain)) {
-                (Some(asked), Some(chain)) => asked.judge(chain, &tunnel),
-                _ => Ok(()),
-            }
-        });
         tokio::select! {
             done = tokio::io::copy_bidirectional(&mut client, &mut server) => match done {
                 Ok((_, sent)) => stream.sent = sent,
                 Err(error) => tracing::debug!(%error, "websocket ended"),
             },
-            why = cut => {
+            policy = leave.taken() => {
+                let why = rbac::details(policy.as_deref());
                 tracing::info!(peer = %tunnel.peer, authority = tunnel.authority_text, why, "websocket cut");
                 stream.flags = "UAEX";
                 stream.details = why;

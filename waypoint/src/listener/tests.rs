@@ -3,11 +3,13 @@
 
 mod bounds;
 mod drain;
+mod ends;
 mod policies;
 mod telemetry;
 mod warming;
 mod world;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3 as rt;
@@ -15,9 +17,13 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
     http_connection_manager::UpgradeConfig,
 };
-use envoy_types::pb::google::protobuf::{BoolValue, Duration as ProtoDuration};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions, http_protocol_options as up,
+};
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as ProtoDuration};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::Identity;
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use world::{Changes, ECHO_VIP, TCP_VIP, World, answer, get, request};
 
@@ -167,32 +173,55 @@ async fn strangers_and_unknown_places_are_refused() {
     }
 }
 
+/// The echo's cluster with this upstream HTTP.
+fn upstream(cluster: &mut Cluster, protocol: up::UpstreamProtocolOptions) {
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(protocol),
+        ..Default::default()
+    };
+    let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let any = Any {
+        type_url: format!("type.googleapis.com/{key}"),
+        value: options.encode_to_vec(),
+    };
+    let options = &mut cluster.typed_extension_protocol_options;
+    options.insert(key.into(), any);
+}
+
+fn to_http2(cluster: &mut Cluster) {
+    let protocol = up::explicit_http_config::ProtocolConfig::Http2ProtocolOptions;
+    let explicit = up::ExplicitHttpConfig {
+        protocol_config: Some(protocol(Default::default())),
+    };
+    upstream(
+        cluster,
+        up::UpstreamProtocolOptions::ExplicitHttpConfig(explicit),
+    );
+}
+
+fn as_the_client(cluster: &mut Cluster) {
+    let downstream = up::UseDownstreamHttpConfig {
+        http2_protocol_options: Some(Default::default()),
+        ..Default::default()
+    };
+    upstream(
+        cluster,
+        up::UpstreamProtocolOptions::UseDownstreamProtocolConfig(downstream),
+    );
+}
+
+/// Trailers show that the endpoint is spoken to in HTTP/2 as well.
 #[tokio::test]
 async fn http2_and_trailers_pass_through() {
+    for cluster in [to_http2, as_the_client] {
+        http2_passes_through(cluster).await;
+    }
+}
+
+async fn http2_passes_through(cluster: fn(&mut Cluster)) {
     let world = World::new(Changes {
         chain: Some(open),
-        cluster: Some(|cluster| {
-            use envoy_types::pb::envoy::extensions::upstreams::http::v3 as up;
-            use prost::Message;
-            let explicit = up::http_protocol_options::ExplicitHttpConfig {
-                protocol_config: Some(
-                    up::http_protocol_options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(
-                        Default::default(),
-                    ),
-                ),
-            };
-            let options = up::HttpProtocolOptions {
-                upstream_protocol_options: Some(
-                    up::http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(explicit),
-                ),
-                ..Default::default()
-            };
-            let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-            cluster.typed_extension_protocol_options.insert(key.into(), envoy_types::pb::google::protobuf::Any {
-                type_url: format!("type.googleapis.com/{key}"),
-                value: options.encode_to_vec(),
-            });
-        }),
+        cluster: Some(cluster),
         ..Changes::default()
     })
     .await;
@@ -416,6 +445,12 @@ async fn mirrored_requests_arrive_and_do_not_answer() {
         hosts.contains(&"echo.app-shadow".parse().unwrap()),
         "{hosts:?}"
     );
+    // Of a large one there is no copy, which is told.
+    let large = "x".repeat(crate::upload::RECORDED + 1).leak();
+    let got = world.send(request("POST", "/m", &[], large)).await;
+    assert_eq!(got.status, 200);
+    let lost = "waypoint_mirrors_lost_total{destination_service=\"echo.app.svc.cluster.local\",reason=\"too_large\"} 1";
+    telemetry::metrics_show(&world, |metrics| metrics.contains(lost)).await;
 }
 
 #[tokio::test]

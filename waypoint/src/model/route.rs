@@ -74,7 +74,7 @@ pub enum QueryTest {
     Value(StringMatch),
 }
 
-/// A condition on the path; the flag is "case sensitive".
+/// A condition on the path, of which the texts have their escapes in upper case; the flag is "case sensitive".
 #[derive(Debug, Clone)]
 pub enum PathMatch {
     /// Starts with.

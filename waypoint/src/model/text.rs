@@ -1,5 +1,6 @@
 //! Matching of strings, headers and query parameters. Used by routes and by policies.
 
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName};
 use regex::Regex;
 
@@ -106,7 +107,7 @@ impl RequestView<'_> {
         &self.path[..end]
     }
 
-    /// The value of a header or pseudo header; several values are joined by commas.
+    /// The value of a header or pseudo header; several values are joined by commas, but crumbs of a cookie as one.
     pub fn value(&self, key: &HeaderKey) -> Option<std::borrow::Cow<'_, str>> {
         let plain = |text: &'_ str| Some(std::borrow::Cow::Owned(text.to_owned()));
         match key {
@@ -120,9 +121,10 @@ impl RequestView<'_> {
                 let Some(second) = values.next() else {
                     return Some(first);
                 };
+                let between = if name == COOKIE { "; " } else { "," };
                 let mut joined = first.into_owned();
                 for value in std::iter::once(second).chain(values) {
-                    joined.push(',');
+                    joined.push_str(between);
                     joined.push_str(&String::from_utf8_lossy(value.as_bytes()));
                 }
                 plain(&joined)
@@ -163,5 +165,36 @@ impl HeaderMatch {
             _ => false,
         };
         matched != self.invert
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn several_values_are_one_text_and_crumbs_one_cookie() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+        ] {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let view = RequestView {
+            method: "GET",
+            path: "/",
+            authority: "x",
+            scheme: "http",
+            headers: &headers,
+        };
+        for (name, want) in [("x-a", "1,2"), ("cookie", "a=1; b=2")] {
+            let key = HeaderKey::Name(name.parse().unwrap());
+            assert_eq!(view.value(&key).as_deref(), Some(want));
+        }
     }
 }

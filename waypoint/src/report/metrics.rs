@@ -46,6 +46,8 @@ pub struct Metrics {
     pub received: Family<Labels, Counter>,
     /// `istio_tcp_sent_bytes_total`.
     pub sent: Family<Labels, Counter>,
+    /// `waypoint_mirrors_lost_total`, ours: by service and reason.
+    pub mirrors_lost: Family<Labels, Counter>,
 }
 
 impl Metrics {
@@ -68,6 +70,10 @@ impl Metrics {
             closed: counter("istio_tcp_connections_closed", "TCP connections closed"),
             received: counter("istio_tcp_received_bytes", "Bytes received from clients"),
             sent: counter("istio_tcp_sent_bytes", "Bytes sent to clients"),
+            mirrors_lost: counter(
+                "waypoint_mirrors_lost",
+                "Copies of requests that a mirror did not get",
+            ),
         }
     }
 }

@@ -111,6 +111,8 @@ fn paths_match_by_their_kind() {
             cluster_route("regex", path(SafeRegex(regex))),
             cluster_route("case", insensitive),
             cluster_route("prefix", path(Prefix("/p".into()))),
+            cluster_route("escape", path(Path("/caf%c3%a9".into()))),
+            cluster_route("under", path(PathSeparatedPrefix("/%2f".into()))),
         ],
     )]);
     let none = HeaderMap::new();
@@ -126,6 +128,10 @@ fn paths_match_by_their_kind() {
         ("/x/r/12", None),
         ("/cASE/1", Some("case")),
         ("/pfx", Some("prefix")),
+        ("/caf%c3%a9", Some("escape")),
+        ("/caf%C3%A9?%c3", Some("escape")),
+        ("/%2Fx", None),
+        ("/%2F/x", Some("under")),
         ("/", None),
     ];
     for (path, want) in cases {

@@ -38,6 +38,8 @@ use envoy_types::pb::envoy::{
     r#type::v3::Percent,
 };
 
+use proto::workload::AppProtocol;
+
 use super::{Layer, Port, Served, endpoint, name, pack, ports, tls};
 
 /// The metadata namespace that carries the tunnel's destination from endpoint to tunnel.
@@ -102,21 +104,8 @@ fn internal(name: &str, listener: &str) -> Cluster {
 }
 
 fn to_listener(name: &str, listener: &str) -> Cluster {
-    let downstream = UseDownstreamHttpConfig {
-        http_protocol_options: Some(Http1ProtocolOptions::default()),
-        http2_protocol_options: Some(Http2ProtocolOptions::default()),
-        ..UseDownstreamHttpConfig::default()
-    };
-    let options = upstream::HttpProtocolOptions {
-        common_http_protocol_options: idle(300, None),
-        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
-            downstream,
-        )),
-        ..Default::default()
-    };
     let mut cluster = internal(name, listener);
-    cluster.typed_extension_protocol_options =
-        [(HTTP_OPTIONS.to_owned(), pack::any(&options))].into();
+    cluster.typed_extension_protocol_options = as_client(idle(300, None));
     cluster.transport_socket = Some(internal_upstream(&[], raw(), "internal_upstream"));
     cluster
 }
@@ -194,6 +183,35 @@ fn http2_options(http2: Http2ProtocolOptions, options: Option<HttpProtocolOption
     [(HTTP_OPTIONS.to_owned(), pack::any(&options))].into()
 }
 
+/// The version of HTTP that the client speaks.
+fn as_client(options: Option<HttpProtocolOptions>) -> Options {
+    let downstream = UseDownstreamHttpConfig {
+        http_protocol_options: Some(Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(Http2ProtocolOptions::default()),
+        ..UseDownstreamHttpConfig::default()
+    };
+    let options = upstream::HttpProtocolOptions {
+        common_http_protocol_options: options,
+        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+            downstream,
+        )),
+        ..Default::default()
+    };
+    [(HTTP_OPTIONS.to_owned(), pack::any(&options))].into()
+}
+
+/// How the application behind a port is spoken to. Where nobody says what it speaks, the client knows; but what a GRPCRoute
+/// leads to speaks HTTP/2.
+fn protocol(port: Port, layer: Layer, called: bool) -> Options {
+    match (layer, port.protocol) {
+        (Layer::Tcp, _) => Options::default(),
+        (Layer::Http, AppProtocol::Unknown) if !called => as_client(None),
+        (Layer::Http, AppProtocol::Unknown) => http2_options(Http2ProtocolOptions::default(), None),
+        (Layer::Http, _) if port.is_http2() => http2_options(Http2ProtocolOptions::default(), None),
+        (Layer::Http, _) => Options::default(),
+    }
+}
+
 fn idle(seconds: u64, requests: Option<u32>) -> Option<HttpProtocolOptions> {
     Some(HttpProtocolOptions {
         idle_timeout: pack::seconds(seconds),
@@ -224,15 +242,17 @@ fn internal_upstream(metadata: &[&str], inner: TransportSocket, name: &str) -> T
     tls::socket(name, &transport)
 }
 
-/// The clusters of a service with their endpoints.
+/// The clusters of a service with their endpoints; `called` are those of its ports that GRPCRoutes lead to.
 pub(super) fn of_service(
     served: &Served<'_>,
     service: &objects::Service,
+    called: impl Fn(u16) -> bool,
 ) -> Vec<(Cluster, ClusterLoadAssignment)> {
     let mut clusters = Vec::new();
     for port in ports(service) {
         for layer in port.layers() {
-            let cluster = of_port(served, service, port, *layer);
+            let mut cluster = of_port(served, service, port, *layer);
+            cluster.typed_extension_protocol_options = protocol(port, *layer, called(port.number));
             let endpoints = endpoint::of_port(served, service, port, &cluster.name);
             clusters.push((cluster, endpoints));
         }
@@ -260,7 +280,6 @@ fn of_port(served: &Served<'_>, service: &objects::Service, port: Port, layer: L
         resource_api_version: ApiVersion::V3.into(),
         ..ConfigSource::default()
     };
-    let http2 = layer == Layer::Http && port.is_http2();
     Cluster {
         cluster_discovery_type: discovery(DiscoveryType::Eds),
         eds_cluster_config: Some(EdsClusterConfig {
@@ -269,11 +288,6 @@ fn of_port(served: &Served<'_>, service: &objects::Service, port: Port, layer: L
         }),
         connect_timeout: pack::seconds(10),
         lb_policy: LbPolicy::LeastRequest.into(),
-        typed_extension_protocol_options: if http2 {
-            http2_options(Http2ProtocolOptions::default(), None)
-        } else {
-            Options::default()
-        },
         common_lb_config: Some(CommonLbConfig {
             // Zero turns panic mode off: endpoints known to be bad get nothing.
             healthy_panic_threshold: Some(Percent::default()),

@@ -1,7 +1,7 @@
 //! HTTPRoute and GRPCRoute to Envoy routes. A service port without a route has one default route to itself; with one, only
 //! what its rules match is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::route::v3::{
     Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
@@ -31,6 +31,8 @@ pub(super) struct Routes<'a> {
     by_port: BTreeMap<(&'a str, &'a str, u16), Vec<Route>>,
     /// Services that routes lead to but that this waypoint does not serve.
     pub other_backends: Vec<&'a Service>,
+    /// Namespace, name and port of the services that GRPCRoutes lead to.
+    called: BTreeSet<(&'a str, &'a str, u16)>,
 }
 
 /// One match of one rule, not yet in order.
@@ -46,6 +48,7 @@ impl<'a> Routes<'a> {
         let mut routes = Routes {
             by_port: BTreeMap::new(),
             other_backends: Vec::new(),
+            called: BTreeSet::new(),
         };
         for service in &served.services {
             let (namespace, name) = (service.wds.namespace.as_str(), service.wds.name.as_str());
@@ -98,13 +101,20 @@ impl<'a> Routes<'a> {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.rank));
         let mut translation = action::Translation {
             served,
+            parent: (service.wds.namespace.as_str(), service.wds.name.as_str()),
             faults,
             other_backends: &mut self.other_backends,
+            called: &mut self.called,
         };
         entries
             .iter()
             .map(|entry| translation.route(entry, service, port))
             .collect()
+    }
+
+    /// Whether a GRPCRoute leads to this port of a service.
+    pub fn leads_calls_to(&self, namespace: &str, name: &str, port: u16) -> bool {
+        self.called.contains(&(namespace, name, port))
     }
 
     /// The route table of a chain.

@@ -10,11 +10,13 @@ use super::{
 /// The API group of routes, by which a grant names them.
 const GROUP: &str = "gateway.networking.k8s.io";
 
-/// The service and port of a backend.
+/// The service and port of a backend. `parent` is the service whose traffic the route speaks for here; none where the route
+/// is not accepted.
 pub(in super::super) fn resolve<'a>(
     index: &Index<'a>,
     route: AnyRoute<'_>,
     backend: &BackendRef,
+    parent: Option<Name<'_>>,
 ) -> Result<(&'a Service, u16), Refusal> {
     let refuse = |reason, why: String| Err(Refusal { reason, why });
     let kind = backend.kind.as_deref().unwrap_or("Service");
@@ -25,7 +27,8 @@ pub(in super::super) fn resolve<'a>(
     let own = route.meta().namespace.as_str();
     let namespace = backend.namespace.as_deref().unwrap_or(own);
     // First of all: whether there is such a service is nobody's business without a grant.
-    if namespace != own && !may_refer(index, route, (namespace, &backend.name)) {
+    let named = (namespace, backend.name.as_str());
+    if namespace != own && parent != Some(named) && !is_granted(index, route, named) {
         let why = format!("no ReferenceGrant in namespace {namespace} allows this reference");
         return refuse("RefNotPermitted", why);
     }
@@ -47,13 +50,9 @@ pub(in super::super) fn resolve<'a>(
 }
 
 /// Whether a route may lead to a service of another namespace. A waypoint speaks there in its own name and not in its
-/// client's, so the owner of that namespace is asked. A service that is the route's own parent needs no word: its
-/// traffic was on its way there.
-fn may_refer(index: &Index<'_>, route: AnyRoute<'_>, (namespace, name): Name<'_>) -> bool {
-    let mut parents = route.parents().iter();
-    if parents.any(|parent| route.service_of(parent) == Some((namespace, name))) {
-        return true;
-    }
+/// client's, so the owner of that namespace is asked. The service whose traffic it is needs no word: it was on its way there.
+/// That the route names a service as another of its parents says nothing: whoever writes a route may name any.
+fn is_granted(index: &Index<'_>, route: AnyRoute<'_>, (namespace, name): Name<'_>) -> bool {
     let from = |from: &GrantFrom| {
         from.group == GROUP
             && from.kind == route.kind().name()

@@ -155,16 +155,31 @@ fn what_cannot_be_carried_out_is_told() {
     let rules = "{filters: [{type: ExtensionRef}]}, \
          {backendRefs: [{name: s, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]}, \
          {matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}], backendRefs: [{name: s, port: 80}]}";
-    let rest = format!("parentRefs: [{{group: '', kind: Service, name: s}}], rules: [{rules}]");
-    let told = told(&route("HTTPRoute", "r", &rest));
-    assert_eq!(told[..3], GOOD);
-    assert_eq!(
-        told[3],
-        "PartiallyInvalid=true UnsupportedValue: Dropped Rule: requests are answered with an error. \
+    let of = |rules: &str| {
+        let rest = format!("parentRefs: [{{group: '', kind: Service, name: s}}], rules: [{rules}]");
+        told(&route("HTTPRoute", "r", &rest))
+    };
+    let why = "requests are answered with an error. \
          spec.rules[0]: filter ExtensionRef is not supported; \
          spec.rules[1]: backend s: filter RequestRedirect is not supported there; \
-         spec.rules[2]: ReplacePrefixMatch needs a PathPrefix match"
+         spec.rules[2]: ReplacePrefixMatch needs a PathPrefix match";
+    // A route of which nothing is left has not been accepted.
+    assert_eq!(
+        of(rules),
+        [
+            &format!("Accepted=false UnsupportedValue: {why}"),
+            GOOD[1],
+            GOOD[2]
+        ]
     );
+    for good in ["{backendRefs: [{name: s, port: 80}]}", "{}"] {
+        let told = of(&format!("{rules}, {good}"));
+        assert_eq!(told[..3], GOOD);
+        assert_eq!(
+            told[3],
+            format!("PartiallyInvalid=true UnsupportedValue: Dropped Rule: {why}")
+        );
+    }
 }
 
 #[test]

@@ -124,6 +124,49 @@ fn a_service_account_binds_a_service_only_if_those_of_all_endpoints_say_so() {
 }
 
 #[test]
+fn a_service_that_a_policy_guards_is_closed_while_its_endpoints_accounts_differ() {
+    let other = pod("app: a", "")
+        .replace("name: p", "name: q")
+        .replace("serviceAccountName: sa", "serviceAccountName: x");
+    let policy = |rest: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: guard, namespace: app}}, \
+             spec: {{{rest}}}}}\n---\n"
+        )
+    };
+    let text = gateway("", "Same") + ACCOUNT + SERVICE + &pod("app: a", "");
+    let of = |more: &str| {
+        let translation = translated(&format!("{text}{more}"));
+        host(service(&translation, "s").waypoint.as_ref())
+    };
+    let on_s = policy("targetRefs: [{kind: Service, name: s}], rules: [{}]");
+    assert_eq!(of(&on_s).as_deref(), Some("app/wp.app.svc.cluster.local"));
+    let mixed = format!("{on_s}{other}");
+    assert_eq!(
+        of(&mixed).as_deref(),
+        Some("app/service-accounts-differ.invalid")
+    );
+    assert_eq!(
+        faults(&translated(&format!("{text}{mixed}"))),
+        [
+            "Service app/s: metadata.labels[istio.io/use-waypoint]: the service accounts of its endpoints do not all name the same waypoint: none of theirs is used for the service, and traffic to it is refused, because AuthorizationPolicy guard would not be asked; label the Service itself"
+        ]
+    );
+    // A policy for something else guards nothing here, nor one that decides nothing; another waypoint asks it too.
+    for more in [
+        policy("targetRefs: [{kind: Service, name: t}], rules: [{}]"),
+        policy("targetRefs: [{kind: Service, name: s}], action: AUDIT, rules: [{}]"),
+    ] {
+        assert_eq!(of(&format!("{more}{other}")), None);
+    }
+    let everybody = namespace(USES);
+    assert_eq!(
+        of(&format!("{mixed}{everybody}")).as_deref(),
+        Some("app/wp.app.svc.cluster.local")
+    );
+}
+
+#[test]
 fn a_service_whose_endpoints_change_their_account_stays_bound_if_both_accounts_say_so() {
     let other = pod("app: a", "")
         .replace("name: p", "name: q")
@@ -183,6 +226,36 @@ fn a_waypoint_that_does_not_admit_the_namespace_stays_named_and_is_reported() {
         0
     );
     assert_eq!(count("None", ""), 1);
+}
+
+#[test]
+fn a_label_takes_no_waypoints_place() {
+    let service = |name: &str, more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: app, labels: \
+             {{gateway.networking.k8s.io/gateway-name: wp}}{more}}}, spec: {{clusterIP: 10.1.0.7, ports: [{{port: 15008}}]}}}}\n---\n"
+        )
+    };
+    let alone = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: wp, namespace: app}, spec: {gatewayClassName: istio-waypoint}}\n---\n";
+    let at = |more: &str| {
+        let translation = translated(&(namespace(USES) + SERVICE + more));
+        host(super::service(&translation, "s").waypoint.as_ref()).expect("bound")
+    };
+    let taker = service("a", "");
+    assert_eq!(
+        at(&format!("{alone}{taker}")),
+        "app/a.app.svc.cluster.local"
+    );
+    let named = gateway("", "Same");
+    assert_eq!(
+        at(&format!("{named}{taker}")),
+        "app/wp.app.svc.cluster.local"
+    );
+    let owned = service("z", ", ownerReferences: [{kind: Gateway, name: wp}]");
+    assert_eq!(
+        at(&format!("{named}{taker}{owned}")),
+        "app/z.app.svc.cluster.local"
+    );
 }
 
 #[test]
@@ -269,7 +342,12 @@ fn a_pod_that_requires_its_waypoints_lets_nobody_else_in() {
         namespace(requires),
         pod("app: a", "")
     );
-    assert_eq!(policies(unbound).0, [""; 0]);
+    // Without a waypoint there is nobody to be let in.
+    let (names, translation) = policies(unbound);
+    assert_eq!(names, ["app/istio_allow_no_waypoint"]);
+    let policy = &translation.authorizations["app/istio_allow_no_waypoint"];
+    assert_eq!(policy.action, i32::from(proto::security::Action::Allow));
+    assert!(policy.rules.is_empty());
 }
 
 #[test]

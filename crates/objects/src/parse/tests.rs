@@ -1,4 +1,5 @@
 //! Tables of texts: what is read, what is refused and in which words.
+//! Long because it is tables of manifests with what is said of each.
 
 use proptest::prelude::*;
 
@@ -323,6 +324,14 @@ fn cors(cors: &str) -> String {
     gateway_object("v1", "HTTPRoute", &filter)
 }
 
+/// A redirect to another path.
+fn replaced(path: &str) -> String {
+    let filter = format!(
+        "{{rules: [{{filters: [{{type: RequestRedirect, requestRedirect: {{path: {{{path}}}}}}}]}}]}}"
+    );
+    gateway_object("v1", "HTTPRoute", &filter)
+}
+
 fn grant(spec: &str) -> String {
     gateway_object("v1beta1", "ReferenceGrant", spec)
 }
@@ -334,6 +343,9 @@ fn good_routes_and_grants_are_taken() {
         method("service: a.b_c.D, method: E"),
         method("method: E1"),
         method("type: RegularExpression, service: 'a|b'"),
+        method("type: RegularExpression, service: '\\w{1,20}'"),
+        replaced("type: ReplaceFullPath, replaceFullPath: /a/b"),
+        replaced("type: ReplacePrefixMatch, replacePrefixMatch: ''"),
         cors("allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*']"),
         cors("allowOrigins: ['https://*.a.example:8443', 'http://a', 'https://*']"),
         grant(
@@ -341,6 +353,32 @@ fn good_routes_and_grants_are_taken() {
         ),
     ] {
         assert!(only(&good).is_ok(), "{good}: {:?}", only(&good));
+    }
+}
+
+#[test]
+fn a_replacement_is_a_path_of_a_request() {
+    let at = |text: &str| format!("x: spec.rules[0].filters[0].requestRedirect.path.{text}");
+    for (text, message) in [
+        (
+            replaced("type: ReplaceFullPath, replaceFullPath: foo"),
+            at("replaceFullPath: `foo` must begin with `/`"),
+        ),
+        (
+            replaced("type: ReplaceFullPath, replaceFullPath: ''"),
+            at("replaceFullPath: `` must begin with `/`"),
+        ),
+        (
+            replaced("type: ReplacePrefixMatch, replacePrefixMatch: //evil.example"),
+            at("replacePrefixMatch: `//evil.example` must not begin with `//`, which names a host"),
+        ),
+        (
+            replaced(r#"type: ReplacePrefixMatch, replacePrefixMatch: "/a\nb""#),
+            at("replacePrefixMatch: `/a\nb` holds a character that no path of a request has"),
+        ),
+    ] {
+        let refused = refusal(&text);
+        assert!(refused.ends_with(&message), "{message}: {refused}");
     }
 }
 
@@ -359,6 +397,12 @@ fn the_kinds_and_filters_of_routes_are_checked() {
         (
             method("method: a.b"),
             at("rules[0].matches[0].method.method: `a.b` is no method name"),
+        ),
+        (
+            method("type: RegularExpression, service: '\\w{1,20}', method: '\\w{1,20}'"),
+            at(
+                "rules[0].matches[0].method: `/\\w{1,20}/\\w{1,20}` is no regular expression: Compiled regex exceeds size limit of 1048576 bytes.",
+            ),
         ),
         (
             method("type: Prefix, method: a"),

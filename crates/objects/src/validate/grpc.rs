@@ -1,7 +1,7 @@
 //! Checks of `GRPCRoute`, in line with the Gateway API's own validation.
 
 use super::{Check, Checked, ensure, invalid, route};
-use crate::grpc::{GrpcMethodMatch, GrpcRoute, GrpcRule};
+use crate::grpc::{CallPath, GrpcMethodMatch, GrpcRoute, GrpcRule};
 
 /// The Gateway API's limit for the names of services and methods.
 const MAX_NAME: usize = 1024;
@@ -64,7 +64,11 @@ fn check_method(at: &str, wanted: &GrpcMethodMatch) -> Checked {
             other => return invalid(format!("{at}.type"), route::unknown_type(other, "Exact")),
         }
     }
-    Ok(())
+    // Two that are small enough may be too large together.
+    match wanted.path() {
+        CallPath::Regex(path) => route::regular(at.to_owned(), &path),
+        CallPath::Exact(_) | CallPath::Prefix(_) => Ok(()),
+    }
 }
 
 /// Words with dots between them.

@@ -357,10 +357,17 @@ fn check_modifier(at: &str, path: &PathModifier) -> Checked {
         }
     };
     let at = format!("{at}.{field}");
-    let Some(value) = value else {
-        return invalid(at, "is missing");
-    };
-    ensure(value.len() <= MAX_PATH, at, "is too long")
+    match value.as_deref() {
+        None => invalid(at, "is missing"),
+        // A prefix may be taken off, and leaves a `/`.
+        Some("") if field == "replacePrefixMatch" => Ok(()),
+        // It becomes part of a request line or of a `location`, where other text could name another host.
+        Some(value) if value.starts_with("//") => invalid(
+            at,
+            format!("`{value}` must not begin with `//`, which names a host"),
+        ),
+        Some(value) => plain_path(&at, value),
+    }
 }
 
 fn check_mirror(at: &str, mirror: &Mirror) -> Checked {

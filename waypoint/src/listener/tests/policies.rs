@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An HTTP filter with these rules.
-fn rbac(rules: rb::Rbac) -> HttpFilter {
+pub fn rbac(rules: rb::Rbac) -> HttpFilter {
     let filter = Rbac {
         rules: Some(rules),
         ..Rbac::default()

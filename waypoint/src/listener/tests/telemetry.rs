@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Waits until the metrics are as wanted.
-async fn metrics_show(world: &World, wanted: impl Fn(&str) -> bool) -> String {
+pub async fn metrics_show(world: &World, wanted: impl Fn(&str) -> bool) -> String {
     let wait = async {
         loop {
             let metrics = world.metrics();
@@ -26,7 +26,7 @@ async fn metrics_show(world: &World, wanted: impl Fn(&str) -> bool) -> String {
     }
 }
 
-fn sum(metrics: &str, family: &str) -> u64 {
+pub fn sum(metrics: &str, family: &str) -> u64 {
     let lines = metrics
         .lines()
         .filter(|line| line.starts_with(&format!("{family}{{")));

@@ -1,5 +1,6 @@
 //! A whole path in one process: client —HBONE→ waypoint —HBONE→ an endpoint's ztunnel → echo.
 //! The waypoint runs on the captured configuration, with changes that a test makes to the echo service.
+//! Long because it is both ends of a path, and what lies between.
 
 use crate::admission::{Admission, Limits};
 use crate::config::Config;
@@ -44,7 +45,7 @@ pub const ECHO_TCP: &str = "inbound-vip|90|tcp|echo.app.svc.cluster.local";
 const SET: &str = "istio-master-20260827";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What the echo saw, newest last: method, path, headers.
+/// What the echo saw, newest last: method, path, headers; `end` with its body, of a request that was answered before.
 pub type Seen = Arc<Mutex<Vec<(String, String, http::HeaderMap)>>>;
 
 pub struct World {
@@ -447,6 +448,14 @@ fn switched(request: Request<Incoming>) -> Reply {
     response.body(nothing).unwrap()
 }
 
+/// A head and a first piece, and no end.
+fn endless() -> Reply {
+    let body = Full::new(Bytes::from_static(b"first"));
+    let body = body.with_trailers(std::future::pending()).boxed_unsync();
+    let response = Response::builder().header("transfer-encoding", "chunked");
+    response.body(body).unwrap()
+}
+
 async fn echo(
     request: Request<Incoming>,
     to: SocketAddr,
@@ -457,6 +466,8 @@ async fn echo(
     }
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().unwrap().to_string();
+    // Before the request's body: an early answer.
+    let early = path.starts_with("/early");
     let mut headers = head.headers.clone();
     if let Some(authority) = head.uri.authority() {
         headers.insert("host", authority.as_str().parse().unwrap());
@@ -465,6 +476,17 @@ async fn echo(
         .unwrap()
         .push((head.method.to_string(), path.clone(), headers));
     let calls = seen.lock().unwrap().len();
+    if early || path.starts_with("/stream") {
+        if early {
+            drop(Shutdown::new().spawn_aside(async move {
+                let body = body.collect().await.unwrap().to_bytes();
+                let text = String::from_utf8_lossy(&body).into_owned();
+                let end = ("end".to_owned(), text, http::HeaderMap::new());
+                seen.lock().unwrap().push(end);
+            }));
+        }
+        return Ok(endless());
+    }
     let collected = body.collect().await.map_err(std::io::Error::other)?;
     let trailers = collected.trailers().cloned();
     let body = collected.to_bytes();

@@ -1,5 +1,7 @@
 //! What a rule does with a request: forward by weight, redirect, or (when its backends are no good) answer with an error.
 
+use std::{collections::BTreeSet, mem::take};
+
 use envoy_types::pb::envoy::config::{
     core::v3::DataSource,
     route::v3::{
@@ -16,7 +18,10 @@ use objects::{BackendRef, Fault, Mirror, Service};
 
 use super::{
     super::{
-        super::routes::{self, AnyRoute, Rule},
+        super::{
+            index::Name,
+            routes::{self, AnyRoute, Rule},
+        },
         Layer, Served, ServedService, name, pack, ports,
     },
     Entry, decorator,
@@ -31,8 +36,11 @@ const CORS: &str = "envoy.filters.http.cors";
 
 pub(super) struct Translation<'t, 'a> {
     pub served: &'t Served<'a>,
+    /// The service whose traffic it is.
+    pub parent: Name<'t>,
     pub faults: &'t mut Vec<Fault>,
     pub other_backends: &'t mut Vec<&'a Service>,
+    pub called: &'t mut BTreeSet<(&'a str, &'a str, u16)>,
 }
 
 /// One backend of a rule whose weight is above 0.
@@ -192,13 +200,16 @@ impl<'a> Translation<'_, 'a> {
     /// Cluster, and host and port, of a backend; none (and a fault) if the reference leads nowhere.
     fn backend(&mut self, rule: &Rule<'a>, backend: &BackendRef) -> Option<(String, String)> {
         let index = self.served.index;
-        match routes::resolve(index, rule.route, backend) {
+        match routes::resolve(index, rule.route, backend, Some(self.parent)) {
             Ok((service, wanted)) => {
                 if !self.served.serves(service) {
                     self.other_backends.push(service);
                 }
                 let port = ports(service).find(|port| port.number == wanted)?;
                 let meta = &service.metadata;
+                if rule.route.is_grpc() {
+                    self.called.insert((&meta.namespace, &meta.name, wanted));
+                }
                 let host = index.mesh.hostname(&meta.namespace, &meta.name);
                 // Where the protocol is not known the request at hand is HTTP.
                 let layer = port.layers().first().copied().unwrap_or(Layer::Http);
@@ -242,55 +253,63 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|b| (0x20..0x7f).contains(&b))
 }
 
-/// One cluster, or several by weight. What a single backend changes is a change of the rule, which acts last.
+/// One cluster, or several by weight. What a backend changes comes after what the rule changes. Of a single backend, and of
+/// several where the order counts, both stand in one place: of two places Envoy lets that of the rule act last.
 fn specifier<'a>(
     targets: &[Target<'a>],
     filters: &mut Filters<'a>,
     destination: &mut String,
 ) -> ClusterSpecifier {
-    let [
+    if let [
         Target {
             backend,
             found: Some((cluster, host)),
         },
     ] = targets
-    else {
-        let clusters = targets.iter().map(weight).collect();
-        return ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters,
-            ..WeightedCluster::default()
-        });
-    };
-    destination.clone_from(host);
-    let own = filters::sort(&backend.filters);
-    let host = own.rewrite.and_then(|rewrite| rewrite.hostname.clone());
-    filters.request.host = filters.request.host.take().or(host).or(own.request.host);
-    for (all, more) in [
-        (&mut filters.request, (own.request.add, own.request.remove)),
-        (
-            &mut filters.response,
-            (own.response.add, own.response.remove),
-        ),
-    ] {
-        let Headers { add, remove, .. } = all;
-        add.extend(more.0);
-        remove.extend(more.1);
+    {
+        destination.clone_from(host);
+        let own = filters::sort(&backend.filters);
+        let host = own.rewrite.and_then(|rewrite| rewrite.hostname.clone());
+        filters.request.host = filters.request.host.take().or(host);
+        filters.request = take(&mut filters.request).then(own.request);
+        filters.response = take(&mut filters.response).then(own.response);
+        return ClusterSpecifier::Cluster(cluster.clone());
     }
-    ClusterSpecifier::Cluster(cluster.clone())
+    let ordered = targets.iter().any(|target| {
+        let own = filters::sort(&target.backend.filters);
+        filters.request.meets(&own.request) || filters.response.meets(&own.response)
+    });
+    let before = if ordered {
+        let host = filters.request.host.take();
+        let request = take(&mut filters.request);
+        filters.request.host = host;
+        (request, take(&mut filters.response))
+    } else {
+        Default::default()
+    };
+    let clusters = targets.iter().map(|target| weight(target, before.clone()));
+    ClusterSpecifier::WeightedClusters(WeightedCluster {
+        clusters: clusters.collect(),
+        ..WeightedCluster::default()
+    })
 }
 
-fn weight(target: &Target<'_>) -> ClusterWeight {
+fn weight(target: &Target<'_>, (request, response): (Headers, Headers)) -> ClusterWeight {
     let cluster = target.found.as_ref().map(|(cluster, _)| cluster.clone());
     let filters = filters::sort(&target.backend.filters);
     let host = filters.rewrite.and_then(|rewrite| rewrite.hostname.clone());
-    let host = host.or(filters.request.host);
+    let (request, response) = (
+        request.then(filters.request),
+        response.then(filters.response),
+    );
+    let host = host.or(request.host);
     ClusterWeight {
         name: cluster.unwrap_or_else(|| UNKNOWN.to_owned()),
         weight: pack::number(target.backend.weight.unwrap_or(1)),
-        request_headers_to_add: filters.request.add,
-        request_headers_to_remove: filters.request.remove,
-        response_headers_to_add: filters.response.add,
-        response_headers_to_remove: filters.response.remove,
+        request_headers_to_add: request.add,
+        request_headers_to_remove: request.remove,
+        response_headers_to_add: response.add,
+        response_headers_to_remove: response.remove,
         host_rewrite_specifier: host.map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
         ..ClusterWeight::default()
     }

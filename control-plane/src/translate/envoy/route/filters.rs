@@ -19,13 +19,41 @@ const MILLION: u64 = 1_000_000;
 /// How long browsers keep the answer to a preflight when a policy does not say, seconds (the Gateway API's default).
 const MAX_AGE: u32 = 5;
 
-/// Header changes as Envoy has them.
-#[derive(Default)]
+/// Header changes as Envoy has them: removals act before additions.
+#[derive(Default, Clone)]
 pub(super) struct Headers {
     pub add: Vec<HeaderValueOption>,
     pub remove: Vec<String>,
     /// `Host`, which is set by a rewrite and not as a header.
     pub host: Option<String>,
+}
+
+impl Headers {
+    /// These, and then those of a backend: what it removes is gone whoever put it there.
+    pub fn then(mut self, of_backend: Headers) -> Headers {
+        let removed = |option: &HeaderValueOption| {
+            let key = option.header.as_ref().map_or("", |header| &header.key);
+            let mut names = of_backend.remove.iter();
+            names.any(|name| name.eq_ignore_ascii_case(key))
+        };
+        self.add.retain(|option| !removed(option));
+        self.add.extend(of_backend.add);
+        self.remove.extend(of_backend.remove);
+        self.host = self.host.or(of_backend.host);
+        self
+    }
+
+    /// Whether both change a header of the same name, so that their order counts.
+    pub fn meets(&self, other: &Headers) -> bool {
+        let names = |headers: &Headers| -> Vec<String> {
+            let added = headers.add.iter().filter_map(|one| one.header.as_ref());
+            let added = added.map(|header| header.key.to_ascii_lowercase());
+            let removed = headers.remove.iter().map(|name| name.to_ascii_lowercase());
+            added.chain(removed).collect()
+        };
+        let mine = names(self);
+        names(other).iter().any(|name| mine.contains(name))
+    }
 }
 
 /// Filters, sorted out. What cannot be carried out is not among them: `routes::unsupported` tells it.

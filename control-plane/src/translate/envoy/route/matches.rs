@@ -7,12 +7,12 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
-use objects::{GrpcMethodMatch, HeaderMatch, RouteMatch as Wanted};
+use objects::{CallPath, GrpcMethodMatch, HeaderMatch, RouteMatch as Wanted};
 
 use super::super::{super::routes::Match, pack};
 
-/// How specific a match is; the greater goes first. Of HTTP: exact path, longer prefix, expression, then method, number
-/// of headers, number of query parameters. Of gRPC: characters of the service, of the method, number of headers.
+/// How specific a match is; the greater goes first. Of HTTP: exact path, longer prefix, expression, any path, then method,
+/// number of headers, number of query parameters. Of gRPC: characters of the service, of the method, number of headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank([usize; 5]);
 
@@ -45,32 +45,11 @@ fn of_http(wanted: &Wanted) -> Path<'_> {
     }
 }
 
-/// gRPC calls `/service/method`.
 fn of_grpc(wanted: &GrpcMethodMatch) -> Path<'static> {
-    let regex = wanted.r#type.as_deref() == Some("RegularExpression");
-    // What stands beside `|` must stay on its side.
-    let part = |text: &str| {
-        if regex && text.contains('|') {
-            format!("(?:{text})")
-        } else {
-            text.to_owned()
-        }
-    };
-    match (wanted.service.as_deref(), wanted.method.as_deref()) {
-        (Some(service), None) if regex => Path::Regex(format!("/{}/.+", part(service)).into()),
-        (Some(service), None) => Path::Prefix(format!("/{service}/").into()),
-        (None, method) => {
-            let method = method.map_or_else(|| ".+".into(), part);
-            Path::Regex(format!("/[^/]+/{method}").into())
-        }
-        (Some(service), Some(method)) => {
-            let path = format!("/{}/{}", part(service), part(method)).into();
-            if regex {
-                Path::Regex(path)
-            } else {
-                Path::Exact(path)
-            }
-        }
+    match wanted.path() {
+        CallPath::Exact(path) => Path::Exact(path.into()),
+        CallPath::Prefix(path) => Path::Prefix(path.into()),
+        CallPath::Regex(path) => Path::Regex(path.into()),
     }
 }
 
@@ -94,9 +73,13 @@ pub(super) fn rank(wanted: Match<'_>) -> Rank {
 fn rank_of_http(wanted: &Wanted) -> Rank {
     let (kind, length) = match of_http(wanted) {
         Path::Exact(value) => (3, value.len()),
-        // A `/` at its end is no part of a prefix, but for the root.
-        Path::Prefix(value) => (2, value.trim_end_matches('/').len().max(1)),
         Path::Regex(value) => (1, value.len()),
+        // A `/` at its end is no part of a prefix.
+        Path::Prefix(value) => match value.trim_end_matches('/') {
+            // Every path: before an expression it would leave that nothing.
+            "" => (0, 0),
+            value => (2, value.len()),
+        },
     };
     Rank([
         kind,

@@ -27,13 +27,18 @@ pub(super) fn redirect(wanted: &Redirect, path: Path<'_>, own_port: u16) -> Acti
         _ => 80,
     };
     let kept = wanted.scheme.is_none().then_some(own_port);
-    let port = wanted.port.or(kept).filter(|port| default_port != *port);
+    // The scheme's own port goes without saying, but not where it is asked for: the client came to another.
+    let port = wanted.port.or(kept.filter(|port| default_port != *port));
     let path = match (wanted.path.as_ref().map(replacement), path) {
         // Envoy's way to leave the path alone, which istiod always says.
         (None, _) => PathRewriteSpecifier::PathRedirect(String::new()),
         (Some(Replacement::Full(path)), _) => PathRewriteSpecifier::PathRedirect(path.into()),
-        (Some(Replacement::Prefix("/" | "")), Path::Prefix(prefix)) if prefix.len() > 1 => {
-            PathRewriteSpecifier::RegexRewrite(without(&prefix))
+        (Some(Replacement::Prefix(new)), Path::Prefix(prefix)) => {
+            match Replaced::of(new, &prefix) {
+                Replaced::Same => PathRewriteSpecifier::PathRedirect(String::new()),
+                Replaced::Off(regex) => PathRewriteSpecifier::RegexRewrite(regex),
+                Replaced::By(new) => PathRewriteSpecifier::PrefixRewrite(new),
+            }
         }
         (Some(Replacement::Prefix(new)), _) => PathRewriteSpecifier::PrefixRewrite(new.into()),
     };
@@ -59,6 +64,28 @@ fn replacement(path: &PathModifier) -> Replacement<'_> {
     match path.r#type.as_str() {
         "ReplaceFullPath" => Replacement::Full(path.replace_full_path.as_deref().unwrap_or("/")),
         _ => Replacement::Prefix(path.replace_prefix_match.as_deref().unwrap_or("/")),
+    }
+}
+
+/// How a prefix is replaced so that there is one `/` between what is new and what stays.
+enum Replaced {
+    /// Nothing changes.
+    Same,
+    /// It is taken off.
+    Off(RegexMatchAndSubstitute),
+    /// This stands in its place.
+    By(String),
+}
+
+impl Replaced {
+    fn of(new: &str, prefix: &str) -> Replaced {
+        match (new.trim_end_matches('/'), prefix.trim_end_matches('/')) {
+            ("", "") => Replaced::Same,
+            ("", _) => Replaced::Off(without(prefix)),
+            // The match is the single `/` that begins every path, so the new prefix must end in one.
+            (new, "") => Replaced::By(format!("{new}/")),
+            (new, _) => Replaced::By(new.into()),
+        }
     }
 }
 
@@ -88,13 +115,10 @@ pub(super) fn rewrite(action: &mut RouteAction, wanted: &Rewrite, path: Path<'_>
             true
         }
         (Replacement::Prefix(new), Path::Prefix(prefix)) => {
-            match (new.trim_end_matches('/'), prefix.trim_end_matches('/')) {
-                // `/` to `/`: nothing changes.
-                ("", "") => {}
-                ("", _) => action.regex_rewrite = Some(without(&prefix)),
-                // The match is the single `/` that begins every path, so the new prefix must end in one.
-                (new, "") => action.prefix_rewrite = format!("{new}/"),
-                (new, _) => action.prefix_rewrite = new.into(),
+            match Replaced::of(new, &prefix) {
+                Replaced::Same => {}
+                Replaced::Off(regex) => action.regex_rewrite = Some(regex),
+                Replaced::By(new) => action.prefix_rewrite = new,
             }
             true
         }

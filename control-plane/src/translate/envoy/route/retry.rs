@@ -34,7 +34,7 @@ pub(super) fn default() -> RetryPolicy {
     }
 }
 
-/// What a rule asks for; `attempts: 0` turns retries off.
+/// What a rule asks for; `attempts: 0` turns retries off, but not the time of the only try.
 pub(super) fn of_rule(
     timeouts: Option<&RouteTimeouts>,
     retry: Option<&RouteRetry>,
@@ -44,11 +44,17 @@ pub(super) fn of_rule(
             .and_then(objects::duration)
             .filter(|d| !d.is_zero())
     };
+    let per_try = timeouts.and_then(|timeouts| duration(&timeouts.backend_request));
     let mut policy = default();
+    policy.per_try_timeout = per_try.and_then(pack::time);
     if let Some(retry) = retry {
         let attempts = retry.attempts.unwrap_or(RETRIES);
         if attempts == 0 {
-            return None;
+            return per_try.map(|_| RetryPolicy {
+                num_retries: pack::number(0),
+                per_try_timeout: policy.per_try_timeout,
+                ..RetryPolicy::default()
+            });
         }
         policy.num_retries = pack::number(attempts);
         policy.retriable_status_codes = retry.codes.clone();
@@ -63,7 +69,5 @@ pub(super) fn of_rule(
             max_interval: None,
         });
     }
-    let per_try = timeouts.and_then(|timeouts| duration(&timeouts.backend_request));
-    policy.per_try_timeout = per_try.and_then(pack::time);
     Some(policy)
 }

@@ -136,3 +136,38 @@ fn filters_are_those_of_http_routes() {
     };
     assert_eq!(action.request_mirror_policies[0].cluster, S80);
 }
+
+/// The upstream HTTP of a cluster, as Envoy calls it.
+fn upstream(result: &Result, cluster: &str) -> &'static str {
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+        HttpProtocolOptions, http_protocol_options::UpstreamProtocolOptions as Options,
+    };
+    let cluster = Cluster::decode(&result.resources.clusters[cluster][..]).expect("a cluster");
+    let mut options = cluster.typed_extension_protocol_options.into_values();
+    let options: Option<HttpProtocolOptions> = options.next().as_ref().map(unpack);
+    match options.and_then(|options| options.upstream_protocol_options) {
+        None => "http/1.1",
+        Some(Options::ExplicitHttpConfig(_)) => "http/2",
+        Some(Options::UseDownstreamProtocolConfig(_)) => "as the client",
+        Some(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_port_of_unknown_protocol_is_spoken_to_as_its_client_speaks_and_in_http2_where_a_grpc_route_leads_to_it()
+ {
+    let unknown = "inbound-vip|70|http|s.app.svc.cluster.local";
+    let result = waypoint(SERVICE);
+    assert_eq!(upstream(&result, unknown), "as the client");
+    assert_eq!(upstream(&result, S80), "http/1.1");
+    assert_eq!(upstream(&result, S90), "http/1.1");
+    assert_eq!(upstream(&result, G70), "http/2");
+    let result = rules("{backendRefs: [{name: s, port: 70}, {name: s, port: 80}]}");
+    assert_eq!(upstream(&result, unknown), "http/2");
+    assert_eq!(
+        upstream(&result, S80),
+        "http/1.1",
+        "its port says what it speaks"
+    );
+}

@@ -1,6 +1,7 @@
 //! HTTPRoutes.
 //! Long because all its tables write and read a route in the same few ways.
 
+use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::route::v3::{
     RouteAction,
     redirect_action::PathRewriteSpecifier,
@@ -75,7 +76,7 @@ fn the_most_specific_match_goes_first() {
     assert_eq!(
         names,
         [
-            "app.r.5", "app.r.2", "app.r.4", "app.r.3", "app.r.6", "app.r.1", "app.r.0"
+            "app.r.5", "app.r.2", "app.r.0", "app.r.4", "app.r.3", "app.r.6", "app.r.1"
         ]
     );
 }
@@ -284,10 +285,16 @@ fn redirects_say_where_to() {
         "302 when it says nothing"
     );
     assert_eq!(
-        redirect("scheme: https, port: 443").port_redirect,
+        redirect("scheme: https").port_redirect,
         0,
         "the scheme's own port goes without saying"
     );
+    assert_eq!(
+        redirect("port: 80").port_redirect,
+        80,
+        "the client may have come to another"
+    );
+    assert_eq!(redirect("scheme: https, port: 443").port_redirect, 443);
     assert_eq!(redirect("scheme: https, port: 8443").port_redirect, 8443);
     assert_eq!(redirect("port: 443").port_redirect, 443);
     let on_70 = route(
@@ -324,6 +331,35 @@ fn redirects_say_where_to() {
         path("type: ReplacePrefixMatch, replacePrefixMatch: /"),
         Some(PathRewriteSpecifier::RegexRewrite(_))
     ));
+}
+
+#[test]
+fn redirects_replace_prefixes_as_rewrites_do() {
+    let prefix = |matched: &str, new: &str| {
+        let result = rules(&format!(
+            "{{matches: [{{path: {{value: {matched}}}}}], filters: [{{type: RequestRedirect, requestRedirect: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: {new}}}}}}}]}}"
+        ));
+        match result.routes(S80).remove(0).action {
+            Some(Action::Redirect(action)) => action.path_rewrite_specifier,
+            other => panic!("a redirect: {other:?}"),
+        }
+    };
+    for (matched, new, expected) in [
+        ("/", "/xyz", "/xyz/"),
+        ("/foo", "/xyz/", "/xyz"),
+        ("/foo/", "/xyz", "/xyz"),
+    ] {
+        assert_eq!(
+            prefix(matched, new),
+            Some(PathRewriteSpecifier::PrefixRewrite(expected.into())),
+            "{matched} to {new}"
+        );
+    }
+    assert_eq!(
+        prefix("/", "/"),
+        Some(PathRewriteSpecifier::PathRedirect(String::new())),
+        "nothing changes"
+    );
 }
 
 /// What a path becomes by a rewrite, worked out as Envoy does it.
@@ -396,6 +432,16 @@ fn retries_and_timeouts() {
     assert_eq!(policy.num_retries.map(|n| n.value), Some(2));
     assert_eq!(default.timeout.map(|time| time.seconds), Some(0), "none");
     assert!(action("retry: {attempts: 0}").retry_policy.is_none());
+    let once = action("retry: {attempts: 0}, timeouts: {backendRequest: 2s}");
+    let once = once.retry_policy.expect("a policy for its time");
+    assert_eq!(
+        (
+            once.num_retries.map(|n| n.value),
+            once.retry_on.as_str(),
+            once.per_try_timeout.map(|time| time.seconds)
+        ),
+        (Some(0), "", Some(2))
+    );
     let policy = action("retry: {attempts: 5, codes: [500, 503], backoff: 100ms}")
         .retry_policy
         .expect("retries");
@@ -474,6 +520,47 @@ fn header_changes_keep_their_meaning() {
         ),
         (vec!["c".into()], vec!["server".into()])
     );
+}
+
+/// The Gateway API: a backend's filters act after the rule's.
+#[test]
+fn what_a_backend_removes_is_gone() {
+    let rule = |more: &str| {
+        let filter = |what: &str| {
+            format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{{what}}}}}")
+        };
+        let result = rules(&format!(
+            "{{filters: [{}], backendRefs: [{{name: s, port: 80, filters: [{}]}}{more}]}}",
+            filter("set: [{name: X-A, value: a}, {name: x-b, value: b}], remove: [x-c]"),
+            filter("remove: [x-a], set: [{name: x-b, value: own}]"),
+        ));
+        result.routes(S80).remove(0)
+    };
+    let added = |list: &[HeaderValueOption]| -> Vec<String> {
+        let headers = list.iter().filter_map(|option| option.header.as_ref());
+        headers
+            .map(|header| format!("{}={}", header.key, header.value))
+            .collect()
+    };
+    let single = rule("");
+    assert_eq!(added(&single.request_headers_to_add), ["x-b=b", "x-b=own"]);
+    assert_eq!(single.request_headers_to_remove, ["x-c", "x-a"]);
+    let several = rule(", {name: s, port: 70}");
+    assert!(several.request_headers_to_add.is_empty());
+    let Some(ClusterSpecifier::WeightedClusters(weighted)) =
+        &forwarded(&several.action).cluster_specifier
+    else {
+        panic!("two backends have weights")
+    };
+    let lists = weighted.clusters.iter();
+    let lists: Vec<_> = lists
+        .map(|one| {
+            let removed = one.request_headers_to_remove.join(",");
+            (added(&one.request_headers_to_add).join(","), removed)
+        })
+        .collect();
+    let expected = [("x-b=b,x-b=own", "x-c,x-a"), ("x-a=a,x-b=b", "x-c")];
+    assert_eq!(lists, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
 
 #[test]
@@ -578,6 +665,14 @@ fn a_backend_of_another_namespace_needs_a_grant_there_unless_it_is_the_parent() 
     }
     let elsewhere = grant(from, "kind: Service").replace("namespace: other}", "namespace: app}");
     assert!(refused(&elsewhere), "a grant speaks for its own namespace");
+    // Nor does it help to name `o` as a parent beside: anybody can, and nothing of `o` is sent this way.
+    let beside = to_o.replace(
+        "name: s}",
+        "name: s}, {group: '', kind: Service, name: o, namespace: other}",
+    );
+    assert_ne!(beside, to_o);
+    let result = waypoint(&format!("{other}{beside}"));
+    assert_eq!(status(&result.routes(S80)[0].action), Some(500));
     // `o` is served by the waypoint of `app`, where the route stands.
     let labels = "namespace: other, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: app}}";
     let own = format!(
