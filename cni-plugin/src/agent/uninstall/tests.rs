@@ -25,7 +25,8 @@ async fn what_is_open_keeps_its_rules_until_ztunnel_has_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let (members, serving) = node(dir.path(), false);
     let members = Arc::new(members);
-    tokio::spawn(serving);
+    let shutdown = members.shutdown.clone();
+    shutdown.spawn_aside(serving);
     let pod = Netns::create().unwrap();
     let mut up = Command::new("ip");
     let up = pod.enter(|| up.args(["link", "set", "lo", "up"]).status());
@@ -50,7 +51,7 @@ async fn what_is_open_keeps_its_rules_until_ztunnel_has_let_go() {
     assert!(matches!(sent, Request::SnapshotSent), "{sent:?}");
     ztunnel.ack(Ok(())).await.unwrap();
 
-    let removal = tokio::spawn(async move {
+    let removal = shutdown.spawn(async move {
         let open = Duration::from_millis(100);
         remove(&members, &cluster(), None, open).await
     });
@@ -65,7 +66,7 @@ async fn what_is_open_keeps_its_rules_until_ztunnel_has_let_go() {
     });
     apply::check(&pod, &eased).unwrap();
     ztunnel.ack(Ok(())).await.unwrap();
-    assert!(removal.await.unwrap().is_empty());
+    assert_eq!(removal.await.unwrap(), Some(Vec::new()));
     apply::check_removed(&pod, crate::rules::Writer::Nftables).unwrap();
     drop(connection);
 }
