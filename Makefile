@@ -19,7 +19,7 @@ help:
 	@echo "make demo    build, then run the whole mesh on this machine (DEMO_ARGS=--once ends by itself)"
 	@echo "make test    everything a change must pass: make check, unit and property tests, real processes in namespaces"
 	@echo "make e2e     against foreign parts: h2spec, five HTTP/2 libraries, Envoy 1.40, any ztunnel (ZTUNNEL_PEER=path, STRICT=1)"
-	@echo "make e2e-cluster   on two real Kubernetes nodes in namespaces (ROWS=names, STRICT=1, KEEP=1, ZTUNNEL_PEER=path)"
+	@echo "make e2e-cluster   on two real Kubernetes nodes in namespaces (ROWS=names, STRICT=1, KEEP=1)"
 	@echo "make soak    the sized tests at full size, with their figures (SOAK=full: 100 GiB over 100,000 connections too)"
 	@echo "make check   formatting, lints, docs, licences, directions between crates, sizes"
 	@echo "make docs    docs/configuration.md anew, from the settings that the binaries read"

@@ -1,5 +1,6 @@
 //! The callers: `keep` holds a connection and opens another when that one was closed, as HTTP clients do; `new` opens one per
-//! request. They end after a time, or when there is a file `/stop`. Printed at the end: requests, failed ones with their reasons, connections that could not be made, and cuts.
+//! request. They end after a time, or when there is a file `/stop`. Printed at the end: requests, failed ones with their
+//! reasons, connections that could not be made, and cuts.
 
 use std::{
     collections::BTreeMap,
